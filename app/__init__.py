@@ -1,0 +1,1 @@
+"""Paywatch: a self-hosted crypto payment watcher for EVM chains."""

@@ -1,0 +1,74 @@
+"""Redis carries wake-ups: each role has an ARQ queue, and losing one costs time, never money."""
+
+from typing import Final
+
+from arq.connections import ArqRedis
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from app.core import limits
+from app.core.logger import get_logger
+
+log = get_logger(__name__)
+
+ROLES: Final = ("listener", "webhook", "sweeper")
+LISTEN_TASK: Final = "listen_for_payments"
+WEBHOOK_TASK: Final = "send_webhook_task"
+BACKUP_TASK: Final = "backup_pass"
+RECONCILE_TASK: Final = "reconcile"
+HOUSEKEEPING_TASK: Final = "housekeeping"
+
+
+def queue_name(role: str) -> str:
+    return f"paywatch:{role}"
+
+
+def heartbeat_key(role: str) -> str:
+    """Where a worker of that role writes that it is alive; the key ends by itself."""
+    return f"paywatch:{role}:heartbeat"
+
+
+def connect(redis_url: str) -> ArqRedis:
+    """A client that connects when it is first used. Give it back with `aclose()`."""
+    pool = ConnectionPool.from_url(
+        redis_url,
+        socket_connect_timeout=limits.REDIS_CONNECT_TIMEOUT_S,
+        socket_timeout=limits.REDIS_TIMEOUT_S,
+        health_check_interval=limits.REDIS_HEALTH_CHECK_S,
+    )
+    return ArqRedis(pool_or_conn=pool)
+
+
+class WakeUps:
+    """Wakes workers after a commit. A failure is logged and otherwise ignored: the periodic jobs find the work."""
+
+    def __init__(self, redis: ArqRedis) -> None:
+        self.redis = redis
+
+    async def webhooks(self, periodic: bool = False) -> None:
+        """Wake a webhook sender; the periodic wake-up is one job at a time."""
+        await self._enqueue(WEBHOOK_TASK, role="webhook", job_id="webhook:periodic" if periodic else None)
+
+    async def listener(self, chain: str) -> None:
+        """Let a worker look at a chain; one job per chain at a time, whoever asks."""
+        await self._enqueue(LISTEN_TASK, chain, role="listener", job_id=f"listen:{chain}")
+
+    async def backup_pass(self, chain: str) -> None:
+        await self._enqueue(BACKUP_TASK, chain, role="listener", job_id=f"backup:{chain}")
+
+    async def reconcile(self, chain: str) -> None:
+        await self._enqueue(RECONCILE_TASK, chain, role="listener", job_id=f"reconcile:{chain}")
+
+    async def housekeeping(self) -> None:
+        await self._enqueue(HOUSEKEEPING_TASK, role="webhook", job_id="housekeeping")
+
+    async def _enqueue(self, task: str, *args: str, role: str, job_id: str | None) -> None:
+        try:
+            await self.redis.enqueue_job(
+                task, *args, _job_id=job_id, _queue_name=queue_name(role), _expires=limits.JOB_EXPIRES_S
+            )
+        except (RedisError, OSError) as error:
+            log.warning("wake-up lost", task=task, reason=type(error).__name__)
+
+    async def close(self) -> None:
+        await self.redis.aclose(close_connection_pool=True)

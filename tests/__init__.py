@@ -1,0 +1,1 @@
+"""Tests mirror app/; they use the real parts in tests/support."""
