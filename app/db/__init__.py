@@ -1,0 +1,1 @@
+"""The database: models, queries and the two kinds of session. Knows nothing of nodes, rules or HTTP."""

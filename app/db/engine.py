@@ -1,0 +1,114 @@
+"""One engine, two kinds of session: `read()` for looking, `write()` for a transaction that commits at its end."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import Connection
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from app.core import limits
+from app.core.errors import ConfigError
+
+
+class Database:
+    """The connection pool of one process.
+
+    On SQLite every writing transaction begins IMMEDIATE: one that began as a reader and then wrote could fail half-way
+    with "database is locked", whatever the busy timeout.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = create_engine(url)
+        self._writer = self.engine.execution_options(paywatch_write=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session for reading; whatever it did is rolled back."""
+        async with AsyncSession(self.engine, expire_on_commit=False, autoflush=False) as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """A transaction: committed when the block ends, rolled back when it raises or is cancelled."""
+        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    async def close(self) -> None:
+        # Shielded: a cancelled shutdown must still give the connections back.
+        await asyncio.shield(self.engine.dispose())
+
+
+def create_engine(url: str) -> AsyncEngine:
+    """Engine for `sqlite+aiosqlite://…` or `postgresql+asyncpg://…`; makes the folder of a SQLite file."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_async_engine(
+            url,
+            pool_size=limits.DB_POOL_SIZE,
+            max_overflow=limits.DB_POOL_OVERFLOW,
+            pool_timeout=limits.DB_POOL_TIMEOUT_S,
+            pool_pre_ping=True,
+            connect_args={
+                "timeout": limits.DB_CONNECT_TIMEOUT_S,
+                "command_timeout": limits.DB_COMMAND_TIMEOUT_S,
+            },
+        )
+    if parsed.database and parsed.database != ":memory:":
+        _make_folder(Path(parsed.database).parent)
+    engine = create_async_engine(
+        url,
+        pool_size=limits.DB_POOL_SIZE,
+        max_overflow=limits.DB_POOL_OVERFLOW,
+        pool_timeout=limits.DB_POOL_TIMEOUT_S,
+        connect_args={"timeout": limits.SQLITE_BUSY_TIMEOUT_S, "factory": _SqliteConnection},
+    )
+    event.listen(engine.sync_engine, "connect", _configure_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"PAYWATCH_DATABASE_URL: cannot make the folder {folder}: {error.strerror}") from None
+
+
+class _SqliteConnection(sqlite3.Connection):
+    """Rolls back before it closes.
+
+    SQLAlchemy closes the connection of a statement that was cancelled. SQLite only half closes one whose cursors still
+    exist, in the traceback of the CancelledError for one, and keeps its transaction: measured, every fifth cancelled
+    write left the database locked for all others until the garbage collector came.
+    """
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
+
+
+def _configure_sqlite(connection: DBAPIConnection, _record: Any) -> None:
+    # The driver's own BEGIN handling is switched off; `_begin_sqlite` says BEGIN.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # FULL: a commit that was answered for is on disk. WAL with NORMAL loses the last ones when the power goes.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("paywatch_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,27 @@
+"""Every table of Paywatch. Importing this package registers all of them on `Base.metadata`."""
+
+from app.db.base import Base
+from app.db.models.chain import BlockHeader, ChainState
+from app.db.models.event import Event, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from app.db.models.merchant import ApiKey, IdempotencyKey, Merchant
+from app.db.models.payment import DepositAddress, Payment, PaymentOption
+from app.db.models.token import Token
+from app.db.models.transaction import Transaction
+
+__all__ = [
+    "ApiKey",
+    "Base",
+    "BlockHeader",
+    "ChainState",
+    "DepositAddress",
+    "Event",
+    "IdempotencyKey",
+    "Merchant",
+    "Payment",
+    "PaymentOption",
+    "Token",
+    "Transaction",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+]

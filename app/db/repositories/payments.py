@@ -1,0 +1,179 @@
+"""Payments with their options, addresses and transfers."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import exists, func, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core import limits
+from app.db.models import DepositAddress, Payment, PaymentOption, Token, Transaction
+
+Row = TypeVar("Row", PaymentOption, Transaction)
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRecord:
+    """A payment with all that belongs to it; the rows are live objects of the session that loaded them."""
+
+    payment: Payment
+    address: bytes
+    options: Sequence[PaymentOption]
+    transactions: Sequence[Transaction]
+    tokens: dict[tuple[int, bytes], Token]
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentFilter:
+    """What the list of payments is narrowed by; None means all."""
+
+    status: str | None = None
+    order_id: str | None = None
+    chain: str | None = None
+    token_symbol: str | None = None
+    token_address: bytes | None = None
+    address: bytes | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+async def lock(session: AsyncSession, payment_ids: Collection[str]) -> None:
+    """Lock payments in the order of their ids: every writer does, so no two can wait for each other."""
+    query = select(Payment.id).where(Payment.id.in_(payment_ids)).order_by(Payment.id).with_for_update()
+    (await session.execute(query)).all()
+
+
+async def load(session: AsyncSession, payment_ids: Collection[str]) -> list[PaymentRecord]:
+    """Records of the given payments, by id; four queries whatever their number."""
+    if not payment_ids:
+        return []
+    rows = (
+        await session.execute(
+            select(Payment, DepositAddress.address)
+            .join(DepositAddress, DepositAddress.id == Payment.deposit_address_id)
+            .where(Payment.id.in_(payment_ids))
+            .order_by(Payment.id)
+        )
+    ).all()
+    options = _by_payment(
+        await session.scalars(
+            select(PaymentOption).where(PaymentOption.payment_id.in_(payment_ids)).order_by(PaymentOption.position)
+        )
+    )
+    transactions = _by_payment(
+        await session.scalars(
+            select(Transaction)
+            .where(Transaction.payment_id.in_(payment_ids))
+            .order_by(Transaction.block_number, Transaction.tx_index, Transaction.id)
+        )
+    )
+    assets = {(row.chain_id, row.asset) for rows_ in options.values() for row in rows_}
+    assets |= {(row.chain_id, row.asset) for rows_ in transactions.values() for row in rows_}
+    query = select(Token).where(tuple_(Token.chain_id, Token.address).in_(sorted(assets)))
+    tokens = {(token.chain_id, token.address): token for token in await session.scalars(query)}
+    return [
+        PaymentRecord(payment, address, options.get(payment.id, []), transactions.get(payment.id, []), tokens)
+        for payment, address in rows
+    ]
+
+
+def _by_payment(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.payment_id, []).append(row)
+    return found
+
+
+async def find_by_order(session: AsyncSession, merchant_id: str, order_id: str) -> str | None:
+    """Id of the merchant's payment for that order which is neither expired nor cancelled."""
+    query = select(Payment.id).where(
+        Payment.merchant_id == merchant_id,
+        Payment.order_id == order_id,
+        Payment.status.not_in(("expired", "cancelled")),
+    )
+    return await session.scalar(query)
+
+
+async def merchant_of(session: AsyncSession, payment_id: str) -> str | None:
+    return await session.scalar(select(Payment.merchant_id).where(Payment.id == payment_id))
+
+
+async def list_ids(
+    session: AsyncSession, merchant_id: str, wanted: PaymentFilter, before_id: str | None, limit: int
+) -> list[str]:
+    """Ids of a merchant's payments, newest first, below `before_id`."""
+    query = select(Payment.id).where(Payment.merchant_id == merchant_id)
+    if before_id is not None:
+        query = query.where(Payment.id < before_id)
+    if wanted.status is not None:
+        query = query.where(Payment.status == wanted.status)
+    if wanted.order_id is not None:
+        query = query.where(Payment.order_id == wanted.order_id)
+    if wanted.created_after is not None:
+        query = query.where(Payment.created_at >= wanted.created_after)
+    if wanted.created_before is not None:
+        query = query.where(Payment.created_at < wanted.created_before)
+    if wanted.address is not None:
+        query = query.join(DepositAddress, DepositAddress.id == Payment.deposit_address_id).where(
+            DepositAddress.address == wanted.address
+        )
+    if wanted.chain is not None or wanted.token_symbol is not None or wanted.token_address is not None:
+        option = (
+            select(PaymentOption.id)
+            .join(Token, (Token.chain_id == PaymentOption.chain_id) & (Token.address == PaymentOption.asset))
+            .where(PaymentOption.payment_id == Payment.id)
+        )
+        if wanted.chain is not None:
+            option = option.where(PaymentOption.chain == wanted.chain)
+        if wanted.token_symbol is not None:
+            option = option.where(func.lower(Token.symbol) == wanted.token_symbol.lower())
+        if wanted.token_address is not None:
+            option = option.where(PaymentOption.asset == wanted.token_address)
+        query = query.where(exists(option))
+    return list(await session.scalars(query.order_by(Payment.id.desc()).limit(limit)))
+
+
+async def count_by_status(session: AsyncSession) -> dict[str, int]:
+    """How many payments of all merchants there are in each status that has any."""
+    rows = await session.execute(select(Payment.status, func.count()).group_by(Payment.status))
+    return {status: count for status, count in rows}
+
+
+async def to_decide(
+    session: AsyncSession, chain_id: int, statuses: Collection[str], block_time: datetime, idle_since: datetime
+) -> list[str]:
+    """Ids of the chain's payments that a step must decide anew although no transfer touched them.
+
+    Those in `statuses` (their confirmations grow), and pending ones whose time is up: `block_time` is the cursor's,
+    `idle_since` the moment before which an expiry counts on a chain without newer blocks.
+    """
+    on_chain = exists().where(PaymentOption.payment_id == Payment.id, PaymentOption.chain_id == chain_id)
+    due = (Payment.status == "pending") & (Payment.expires_at < max(block_time, idle_since))
+    query = select(Payment.id).where(on_chain, Payment.status.in_(statuses) | due).order_by(Payment.id)
+    return list(await session.scalars(query))
+
+
+async def unverified(session: AsyncSession, chain_id: int, cursor: int) -> Sequence[Transaction]:
+    """Canonical transfers of detected payments with the required confirmations at `cursor`, receipt not read again."""
+    query = (
+        select(Transaction)
+        .join(Payment, Payment.id == Transaction.payment_id)
+        .join(
+            PaymentOption,
+            (PaymentOption.payment_id == Transaction.payment_id)
+            & (PaymentOption.chain_id == Transaction.chain_id)
+            & (PaymentOption.asset == Transaction.asset),
+        )
+        .where(
+            Transaction.chain_id == chain_id,
+            Transaction.canonical,
+            ~Transaction.verified,
+            Payment.status == "detected",
+            Transaction.block_number <= cursor - PaymentOption.confirmations_required + 1,
+        )
+        .order_by(Transaction.block_number)
+        .limit(limits.VERIFY_TRANSFERS)
+    )
+    return list(await session.scalars(query))

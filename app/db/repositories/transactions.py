@@ -1,0 +1,103 @@
+"""Observed transfers."""
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import and_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core import limits
+from app.core.evm import NATIVE_ASSET
+from app.db.models import Transaction
+from app.db.repositories.chains import upsert
+
+OBSERVED = ["chain_id", "block_hash", "tx_index", "position", "recipient", "asset"]
+
+
+async def record(session: AsyncSession, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Insert transfers; returns those that were not there as canonical before.
+
+    A block can come back: then the row is canonical again, and news. Rows need the columns of `OBSERVED` and the rest
+    of the table but `id`, `canonical`, `verified` and `noted`. The caller holds the chain's lock.
+    """
+    if not rows:
+        return []
+    columns = [getattr(Transaction, name) for name in OBSERVED]
+    hashes = {row["block_hash"] for row in rows}
+    query = select(*columns).where(
+        Transaction.chain_id == rows[0]["chain_id"], Transaction.block_hash.in_(hashes), Transaction.canonical
+    )
+    known = {tuple(found) for found in await session.execute(query)}
+    news = [row for row in rows if tuple(row[name] for name in OBSERVED) not in known]
+    if news:
+        fresh = {"canonical": True, "verified": False, "noted": False}
+        statement = upsert(session, Transaction)
+        await session.execute(
+            statement.on_conflict_do_update(
+                index_elements=OBSERVED, set_=fresh | {"amount_units": statement.excluded.amount_units}
+            ),
+            [row | fresh for row in news],
+        )
+    return news
+
+
+async def inflows(
+    session: AsyncSession, chain_id: int, recipients: Collection[bytes]
+) -> dict[tuple[bytes, bytes], int]:
+    """Base units recorded as received, by (recipient, asset); canonical transfers only."""
+    found: dict[tuple[bytes, bytes], int] = {}
+    wanted = list(recipients)
+    for start in range(0, len(wanted), limits.SQLITE_VARIABLES):
+        query = select(Transaction.recipient, Transaction.asset, Transaction.amount_units).where(
+            Transaction.chain_id == chain_id,
+            Transaction.canonical,
+            Transaction.recipient.in_(wanted[start : start + limits.SQLITE_VARIABLES]),
+        )
+        for recipient, asset, units in await session.execute(query):
+            found[recipient, asset] = found.get((recipient, asset), 0) + units
+    return found
+
+
+async def replace_balances(session: AsyncSession, news: list[dict[str, Any]], position: str) -> None:
+    """Take native transfers that were found by their transaction out of the `balance` transfers that stood for them.
+
+    In the same database transaction as their insertion, so nothing counts twice. A balance transfer that is used up is
+    deleted: it was never a transfer of its own.
+    """
+    for row in news:
+        if row["asset"] != NATIVE_ASSET or row["position"] == position:
+            continue
+        remaining = row["amount_units"]
+        query = (
+            select(Transaction)
+            .where(
+                Transaction.chain_id == row["chain_id"],
+                Transaction.recipient == row["recipient"],
+                Transaction.position == position,
+                Transaction.block_number >= row["block_number"],
+                Transaction.canonical,
+            )
+            .order_by(Transaction.block_number)
+        )
+        for stand_in in list(await session.scalars(query)):
+            taken = min(stand_in.amount_units, remaining)
+            remaining -= taken
+            stand_in.amount_units -= taken
+            if stand_in.amount_units == 0:
+                await session.delete(stand_in)
+    await session.flush()
+
+
+async def orphan_above(session: AsyncSession, chain_id: int, block_number: int) -> set[str]:
+    """Mark the chain's canonical transfers above a block as orphaned; returns the payments they belong to."""
+    above = and_(Transaction.chain_id == chain_id, Transaction.block_number > block_number, Transaction.canonical)
+    payment_ids = set(await session.scalars(select(Transaction.payment_id).where(above)))
+    if payment_ids:
+        await session.execute(update(Transaction).where(above).values(canonical=False, verified=False, noted=False))
+    return payment_ids
+
+
+async def mark_verified(session: AsyncSession, transaction_ids: list[int]) -> None:
+    await session.execute(
+        update(Transaction).where(Transaction.id.in_(transaction_ids), Transaction.canonical).values(verified=True)
+    )

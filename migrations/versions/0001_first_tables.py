@@ -1,0 +1,294 @@
+"""first tables"""
+
+import sqlalchemy as sa
+from alembic import op
+
+BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+TIME = sa.DateTime(timezone=True)
+UNITS = sa.String(78).with_variant(sa.Numeric(78, 0), "postgresql")
+
+revision: str = "0001"
+down_revision: str | None = None
+branch_labels: str | None = None
+depends_on: str | None = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "block_headers",
+        sa.Column("chain_id", BIG_ID, autoincrement=False, nullable=False),
+        sa.Column("number", BIG_ID, autoincrement=False, nullable=False),
+        sa.Column("hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("parent_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("time", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("chain_id", "number", name=op.f("pk_block_headers")),
+    )
+    op.create_table(
+        "chain_states",
+        sa.Column("chain_id", BIG_ID, autoincrement=False, nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("last_scanned_block", BIG_ID, nullable=False),
+        sa.Column("last_scanned_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("last_scanned_time", TIME, nullable=False),
+        sa.Column("first_block", BIG_ID, nullable=False),
+        sa.Column("highest_block", BIG_ID, nullable=False),
+        sa.Column("finalized_block", BIG_ID, nullable=False),
+        sa.Column("head_block", BIG_ID, nullable=False),
+        sa.Column("head_seen_at", TIME, nullable=False),
+        sa.Column("caught_up_at", TIME, nullable=True),
+        sa.Column("backup_block", BIG_ID, nullable=False),
+        sa.Column("rotated_address_id", BIG_ID, nullable=False),
+        sa.Column("halt_code", sa.String(length=20), nullable=True),
+        sa.Column("halt_detail", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("chain_id", name=op.f("pk_chain_states")),
+        sa.UniqueConstraint("name", name=op.f("uq_chain_states_name")),
+    )
+    op.create_table(
+        "deposit_addresses",
+        sa.Column("id", BIG_ID, autoincrement=True, nullable=False),
+        sa.Column("branch", sa.SmallInteger(), nullable=False),
+        sa.Column("address", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deposit_addresses")),
+        sa.UniqueConstraint("address", name=op.f("uq_deposit_addresses_address")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "merchants",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("webhook_secret", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_merchants")),
+    )
+    op.create_table(
+        "tokens",
+        sa.Column("chain_id", BIG_ID, autoincrement=False, nullable=False),
+        sa.Column("address", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("symbol", sa.String(length=40), nullable=False),
+        sa.Column("decimals", sa.SmallInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("chain_id", "address", name=op.f("pk_tokens")),
+    )
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("merchant_id", sa.String(length=40), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("key_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("revoked_at", TIME, nullable=True),
+        sa.ForeignKeyConstraint(["merchant_id"], ["merchants.id"], name=op.f("fk_api_keys_merchant_id_merchants")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
+        sa.UniqueConstraint("key_hash", name=op.f("uq_api_keys_key_hash")),
+    )
+    op.create_index(op.f("ix_api_keys_merchant_id"), "api_keys", ["merchant_id"], unique=False)
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("merchant_id", sa.String(length=40), nullable=False),
+        sa.Column("method", sa.String(length=10), nullable=False),
+        sa.Column("path", sa.String(length=255), nullable=False),
+        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("request_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("response_status", sa.SmallInteger(), nullable=False),
+        sa.Column("response_body", sa.JSON(), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["merchant_id"], ["merchants.id"], name=op.f("fk_idempotency_keys_merchant_id_merchants")
+        ),
+        sa.PrimaryKeyConstraint("merchant_id", "method", "path", "key", name=op.f("pk_idempotency_keys")),
+    )
+    op.create_index(op.f("ix_idempotency_keys_created_at"), "idempotency_keys", ["created_at"], unique=False)
+    op.create_table(
+        "payments",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("merchant_id", sa.String(length=40), nullable=False),
+        sa.Column("deposit_address_id", BIG_ID, nullable=False),
+        sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("flags", sa.JSON(), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("option_position", sa.SmallInteger(), nullable=False),
+        sa.Column("order_id", sa.String(length=128), nullable=True),
+        sa.Column("description", sa.Text(), nullable=True),
+        sa.Column("metadata", sa.JSON(), nullable=False),
+        sa.Column("redirect_url", sa.Text(), nullable=True),
+        sa.Column("webhook_url", sa.Text(), nullable=True),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("expires_at", TIME, nullable=False),
+        sa.Column("detected_in_block", sa.BigInteger(), nullable=True),
+        sa.Column("detected_at", TIME, nullable=True),
+        sa.Column("confirmed_at", TIME, nullable=True),
+        sa.Column("settled_at", TIME, nullable=True),
+        sa.ForeignKeyConstraint(
+            ["deposit_address_id"],
+            ["deposit_addresses.id"],
+            name=op.f("fk_payments_deposit_address_id_deposit_addresses"),
+        ),
+        sa.ForeignKeyConstraint(["merchant_id"], ["merchants.id"], name=op.f("fk_payments_merchant_id_merchants")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_payments")),
+        sa.UniqueConstraint("deposit_address_id", name=op.f("uq_payments_deposit_address_id")),
+    )
+    op.create_index("ix_payments_merchant_id_id", "payments", ["merchant_id", "id"], unique=False)
+    op.create_index("ix_payments_status_expires_at", "payments", ["status", "expires_at"], unique=False)
+    op.create_index(
+        "uq_payments_open_order",
+        "payments",
+        ["merchant_id", "order_id"],
+        unique=True,
+        postgresql_where=sa.text("status NOT IN ('expired', 'cancelled')"),
+        sqlite_where=sa.text("status NOT IN ('expired', 'cancelled')"),
+    )
+    op.create_table(
+        "webhook_endpoints",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("merchant_id", sa.String(length=40), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("event_types", sa.JSON(), nullable=True),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("deleted_at", TIME, nullable=True),
+        sa.ForeignKeyConstraint(
+            ["merchant_id"], ["merchants.id"], name=op.f("fk_webhook_endpoints_merchant_id_merchants")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
+    )
+    op.create_index(op.f("ix_webhook_endpoints_merchant_id"), "webhook_endpoints", ["merchant_id"], unique=False)
+    op.create_table(
+        "events",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("merchant_id", sa.String(length=40), nullable=False),
+        sa.Column("payment_id", sa.String(length=40), nullable=False),
+        sa.Column("type", sa.String(length=40), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("cause", sa.JSON(), nullable=False),
+        sa.Column("data", sa.JSON(), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(["merchant_id"], ["merchants.id"], name=op.f("fk_events_merchant_id_merchants")),
+        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_events_payment_id_payments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
+        sa.UniqueConstraint("payment_id", "version", name=op.f("uq_events_payment_id_version")),
+    )
+    op.create_index("ix_events_merchant_id_id", "events", ["merchant_id", "id"], unique=False)
+    op.create_table(
+        "payment_options",
+        sa.Column("id", BIG_ID, nullable=False),
+        sa.Column("payment_id", sa.String(length=40), nullable=False),
+        sa.Column("position", sa.SmallInteger(), nullable=False),
+        sa.Column("chain", sa.String(length=64), nullable=False),
+        sa.Column("chain_id", BIG_ID, nullable=False),
+        sa.Column("asset", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("amount_units", UNITS, nullable=False),
+        sa.Column("tolerance_units", UNITS, nullable=False),
+        sa.Column("received_units", UNITS, nullable=False),
+        sa.Column("confirmations_required", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["chain_id", "asset"],
+            ["tokens.chain_id", "tokens.address"],
+            name=op.f("fk_payment_options_chain_id_asset_tokens"),
+        ),
+        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_payment_options_payment_id_payments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_payment_options")),
+        sa.UniqueConstraint("payment_id", "position", name=op.f("uq_payment_options_payment_id_position")),
+    )
+    op.create_table(
+        "transactions",
+        sa.Column("id", BIG_ID, nullable=False),
+        sa.Column("payment_id", sa.String(length=40), nullable=False),
+        sa.Column("chain_id", BIG_ID, nullable=False),
+        sa.Column("block_number", BIG_ID, nullable=False),
+        sa.Column("block_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("block_time", TIME, nullable=False),
+        sa.Column("tx_index", sa.BigInteger(), nullable=False),
+        sa.Column("position", sa.String(length=80), nullable=False),
+        sa.Column("recipient", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("asset", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("amount_units", UNITS, nullable=False),
+        sa.Column("sender", sa.LargeBinary(length=20), nullable=True),
+        sa.Column("tx_hash", sa.LargeBinary(length=32), nullable=True),
+        sa.Column("log_index", sa.BigInteger(), nullable=True),
+        sa.Column("canonical", sa.Boolean(), nullable=False),
+        sa.Column("verified", sa.Boolean(), nullable=False),
+        sa.Column("noted", sa.Boolean(), nullable=False),
+        sa.Column("seen_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["chain_id", "asset"],
+            ["tokens.chain_id", "tokens.address"],
+            name=op.f("fk_transactions_chain_id_asset_tokens"),
+        ),
+        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_transactions_payment_id_payments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_transactions")),
+        sa.UniqueConstraint(
+            "chain_id", "block_hash", "tx_index", "position", "recipient", "asset", name="uq_transactions_observed"
+        ),
+    )
+    op.create_index("ix_transactions_chain_id_block_number", "transactions", ["chain_id", "block_number"], unique=False)
+    op.create_index(op.f("ix_transactions_payment_id"), "transactions", ["payment_id"], unique=False)
+    op.create_index("ix_transactions_recipient_chain_id", "transactions", ["recipient", "chain_id"], unique=False)
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("merchant_id", sa.String(length=40), nullable=False),
+        sa.Column("payment_id", sa.String(length=40), nullable=False),
+        sa.Column("event_id", sa.String(length=40), nullable=False),
+        sa.Column("event_version", sa.BigInteger(), nullable=False),
+        sa.Column("endpoint_id", sa.String(length=40), nullable=True),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("attempt_count", sa.BigInteger(), nullable=False),
+        sa.Column("next_attempt_at", TIME, nullable=True),
+        sa.Column("leased_until", TIME, nullable=True),
+        sa.Column("delivered_at", TIME, nullable=True),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["endpoint_id"], ["webhook_endpoints.id"], name=op.f("fk_webhook_deliveries_endpoint_id_webhook_endpoints")
+        ),
+        sa.ForeignKeyConstraint(["event_id"], ["events.id"], name=op.f("fk_webhook_deliveries_event_id_events")),
+        sa.ForeignKeyConstraint(
+            ["merchant_id"], ["merchants.id"], name=op.f("fk_webhook_deliveries_merchant_id_merchants")
+        ),
+        sa.ForeignKeyConstraint(
+            ["payment_id"], ["payments.id"], name=op.f("fk_webhook_deliveries_payment_id_payments")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_deliveries")),
+    )
+    op.create_index(op.f("ix_webhook_deliveries_endpoint_id"), "webhook_deliveries", ["endpoint_id"], unique=False)
+    op.create_index(op.f("ix_webhook_deliveries_event_id"), "webhook_deliveries", ["event_id"], unique=False)
+    op.create_index("ix_webhook_deliveries_merchant_id_id", "webhook_deliveries", ["merchant_id", "id"], unique=False)
+    op.create_index("ix_webhook_deliveries_payment_id", "webhook_deliveries", ["payment_id"], unique=False)
+    op.create_index(
+        "ix_webhook_deliveries_status_next_attempt_at",
+        "webhook_deliveries",
+        ["status", "next_attempt_at"],
+        unique=False,
+    )
+    op.create_table(
+        "webhook_attempts",
+        sa.Column("id", BIG_ID, nullable=False),
+        sa.Column("delivery_id", sa.String(length=40), nullable=False),
+        sa.Column("at", TIME, nullable=False),
+        sa.Column("duration_ms", sa.BigInteger(), nullable=False),
+        sa.Column("status_code", sa.BigInteger(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("manual", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["delivery_id"], ["webhook_deliveries.id"], name=op.f("fk_webhook_attempts_delivery_id_webhook_deliveries")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_attempts")),
+    )
+    op.create_index(op.f("ix_webhook_attempts_delivery_id"), "webhook_attempts", ["delivery_id"], unique=False)
+
+
+def downgrade() -> None:
+    op.drop_table("webhook_attempts")
+    op.drop_table("webhook_deliveries")
+    op.drop_table("transactions")
+    op.drop_table("payment_options")
+    op.drop_table("events")
+    op.drop_table("webhook_endpoints")
+    op.drop_table("payments")
+    op.drop_table("idempotency_keys")
+    op.drop_table("api_keys")
+    op.drop_table("tokens")
+    op.drop_table("merchants")
+    op.drop_table("deposit_addresses")
+    op.drop_table("chain_states")
+    op.drop_table("block_headers")
