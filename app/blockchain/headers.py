@@ -1,0 +1,48 @@
+"""Headers: what links one block to the next."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from app.blockchain.errors import BlockUnknownError, InvalidAnswerError
+from app.blockchain.rpc import Call, Endpoint
+from app.blockchain.wire import RawHeader, to_bytes, to_int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A block's identity. `time` is Unix seconds."""
+
+    number: int
+    hash: bytes
+    parent_hash: bytes
+    time: int
+
+
+async def fetch_header(endpoint: Endpoint, tag: str | int) -> Header:
+    """Header of a height or a tag (`latest`, `finalized`). Raises BlockUnknownError when the node gives null."""
+    name = hex(tag) if isinstance(tag, int) else tag
+    raw = await endpoint.call(RawHeader, "eth_getBlockByNumber", name, False)
+    if raw is None:
+        raise BlockUnknownError(f"no block {tag}")
+    header = read_header(raw)
+    if isinstance(tag, int) and header.number != tag:
+        raise InvalidAnswerError(f"asked for block {tag}, got {header.number}")
+    return header
+
+
+async def fetch_headers(endpoint: Endpoint, numbers: Iterable[int]) -> dict[int, Header]:
+    """Headers by height; heights that the node does not have are left out."""
+    wanted = list(numbers)
+    calls: list[Call] = [("eth_getBlockByNumber", [hex(number), False]) for number in wanted]
+    raws = await endpoint.batch(RawHeader, calls)
+    found = {}
+    for number, raw in zip(wanted, raws, strict=True):
+        if raw is not None:
+            found[number] = read_header(raw)
+            if found[number].number != number:
+                raise InvalidAnswerError(f"asked for block {number}, got {found[number].number}")
+    return found
+
+
+def read_header(raw: RawHeader) -> Header:
+    return Header(to_int(raw.number), to_bytes(raw.hash), to_bytes(raw.parentHash), to_int(raw.timestamp))
