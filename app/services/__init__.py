@@ -1,0 +1,1 @@
+"""Rules and transactions: what is decided, and what is written together."""

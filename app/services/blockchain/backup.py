@@ -1,0 +1,142 @@
+"""Second looks at what was scanned: the backup pass over final blocks, and the operator's rescan."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from app.blockchain.blocks import BlockRun, fetch_run
+from app.blockchain.errors import InvalidAnswerError, NodeError
+from app.blockchain.rpc import Endpoint
+from app.core.chains import Chain
+from app.core.evm import hex0x
+from app.core.logger import get_logger
+from app.db.repositories import chains, transactions
+from app.services.blockchain.balances import POSITION
+from app.services.blockchain.chains import require_same_chain
+from app.services.blockchain.fork import release
+from app.services.blockchain.gather import Matched, match
+from app.services.blockchain.rows import transfer_row
+from app.services.context import Context
+from app.services.decide import Change
+from app.services.ledger import Cause, decide_again
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """Outcome of reading a range again. `found`: transfers that had been missed; they are credited now.
+
+    `problem`: why the node could not be asked or believed; nothing was written then.
+    """
+
+    first: int
+    last: int
+    found: int = 0
+    changes: tuple[Change, ...] = ()
+    problem: str | None = None
+
+
+async def backup_pass(context: Context, chain: Chain) -> Reread | None:
+    """Read the next final range again, from another endpoint when there is one; None when there is none to read.
+
+    Whatever it finds is an alarm: the first endpoint kept it from us.
+    """
+    async with context.db.read() as session:
+        state = await chains.get_state(session, chain.chain_id)
+    if state is None or state.halt_code is not None:
+        return None
+    first = state.backup_block + 1
+    last = min(state.finalized_block, state.last_scanned_block, state.backup_block + chain.block_batch_size)
+    nodes = context.nodes.nodes(chain)
+    preferred = nodes.pick()
+    endpoint = (nodes.pick(other_than=preferred) if preferred else None) or preferred
+    if last < first or endpoint is None:
+        return None
+    try:
+        outcome = await reread(context, chain, endpoint, first, last, Cause("backup", {"chain": chain.name}))
+    except NodeError as error:
+        nodes.failed(endpoint, error)
+        return Reread(first, last, problem=f"{endpoint.name}: {error}")
+    if outcome.found and preferred is not None:
+        log.error(
+            "the backup pass found transfers that the scan had missed",
+            chain=chain.name,
+            transfers=outcome.found,
+            missed_by=preferred.name,
+            found_by=endpoint.name,
+        )
+    return outcome
+
+
+async def cursor_of(context: Context, chain: Chain) -> int | None:
+    """The last scanned block; None for a chain that was never scanned."""
+    async with context.db.read() as session:
+        state = await chains.get_state(session, chain.chain_id)
+    return None if state is None else state.last_scanned_block
+
+
+async def rescan_blocks(context: Context, chain: Chain, first: int, last: int | None) -> AsyncIterator[Reread]:
+    """Read `first` to `last` (the cursor by default) again, a range at a time; crediting twice is impossible.
+
+    A chain that a fork below finality has halted is first taken back to the common ancestor with the node, or to
+    below `first` when there is none: the operator has looked, and says that the node is right. The last outcome has a
+    `problem` when the node could not be asked or believed; what was read until then stays.
+    """
+    nodes = context.nodes.nodes(chain)
+    try:
+        await release(context, chain, first)
+    except NodeError as error:
+        yield Reread(first, first, problem=str(error))
+        return
+    cause = Cause("operator", {"command": "rescan", "chain": chain.name})
+    while True:
+        async with context.db.read() as session:
+            state = await chains.get_state(session, chain.chain_id)
+        endpoint = nodes.pick()
+        if state is None or endpoint is None:
+            return
+        upto = min(first + chain.block_batch_size - 1, state.last_scanned_block, *(() if last is None else (last,)))
+        if upto < first:
+            return
+        try:
+            yield await reread(context, chain, endpoint, first, upto, cause)
+        except NodeError as error:
+            nodes.failed(endpoint, error)
+            yield Reread(first, upto, problem=f"{endpoint.name}: {error}")
+            return
+        first = upto + 1
+
+
+async def reread(context: Context, chain: Chain, endpoint: Endpoint, first: int, last: int, cause: Cause) -> Reread:
+    """Fetch scanned blocks again and credit what is missing. Raises NodeError, also when the blocks are not ours."""
+    await require_same_chain(context, chain, endpoint)
+    async with context.db.read() as session:
+        state = await chains.get_state(session, chain.chain_id)
+    run = await fetch_run(
+        endpoint,
+        first,
+        last,
+        [token.address for token in chain.tokens],
+        by_range=state is not None and last <= state.finalized_block,
+        trace=chain.native.detect == "trace",
+    )
+    return await _credit(context, chain, run, await match(context, endpoint, run), cause)
+
+
+async def _credit(context: Context, chain: Chain, run: BlockRun, matched: list[Matched], cause: Cause) -> Reread:
+    first, last = run.headers[0].number, run.headers[-1].number
+    async with context.db.write() as session:
+        state = await chains.lock_state(session, chain.chain_id)
+        if state is None or state.last_scanned_block < last:
+            return Reread(first, last)  # rolled back meanwhile: the scan reads these blocks anew anyway
+        ours = dict(await chains.headers_from(session, chain.chain_id, first))
+        for header in run.headers:
+            if ours.get(header.number, header.hash) != header.hash:
+                raise InvalidAnswerError(f"block {header.number} is {hex0x(header.hash)} here, another one was scanned")
+        news = await transactions.record(session, [transfer_row(chain, *found) for found in matched])
+        await transactions.replace_balances(session, news, POSITION)
+        if first <= state.backup_block + 1 <= last:
+            state.backup_block = last
+        await session.flush()
+        changes = await decide_again(context, session, {row["payment_id"] for row in news}, cause)
+    return Reread(first, last, len(news), tuple(changes))

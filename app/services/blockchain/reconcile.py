@@ -1,0 +1,88 @@
+"""Compares what deposit addresses hold with what was recorded for them."""
+
+from dataclasses import dataclass
+
+from app.blockchain.balances import fetch_balances, fetch_token_balances
+from app.blockchain.errors import NodeError
+from app.blockchain.rpc import Endpoint
+from app.core.chains import Chain
+from app.core.evm import NATIVE_ASSET, checksum
+from app.core.logger import get_logger
+from app.db.repositories import addresses, chains, transactions
+from app.services.context import Context
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An address whose balance is not what was recorded, in base units of `symbol`."""
+
+    chain: str
+    payment_id: str
+    address: str
+    symbol: str
+    decimals: int
+    recorded_units: int
+    held_units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`problem`: why the node could not be asked."""
+
+    differences: tuple[Difference, ...] = ()
+    problem: str | None = None
+
+
+async def reconcile_chain(context: Context, chain: Chain) -> Report:
+    """Every difference at the cursor's block, for addresses of open and recently paid payments, in all assets.
+
+    Money that was moved away by the merchant's own hand shows as a difference too: it is one.
+    """
+    endpoint = context.nodes.nodes(chain).pick()
+    if endpoint is None:
+        return Report(problem="no endpoint is on this chain")
+    try:
+        differences = await _compare(context, chain, endpoint)
+    except NodeError as error:
+        return Report(problem=f"{endpoint.name}: {error}")
+    for each in differences:
+        log.error(
+            "recorded transfers and balance differ",
+            chain=chain.name,
+            payment=each.payment_id,
+            token=each.symbol,
+            recorded_units=str(each.recorded_units),
+            held_units=str(each.held_units),
+        )
+    return Report(tuple(differences))
+
+
+async def _compare(context: Context, chain: Chain, endpoint: Endpoint) -> list[Difference]:
+    async with context.db.write() as session:  # locked, so that no step comes between the cursor and the inflows
+        state = await chains.lock_state(session, chain.chain_id)
+        owners = await addresses.recent_addresses(session)
+        recorded = await transactions.inflows(session, chain.chain_id, owners)
+    if state is None or not owners:
+        return []
+    differences: list[Difference] = []
+    for asset in chain.assets:
+        if asset.address == NATIVE_ASSET:
+            held = await fetch_balances(endpoint, owners, state.last_scanned_hash)
+        else:
+            held = await fetch_token_balances(endpoint, asset.address, owners, state.last_scanned_hash)
+        differences += [
+            Difference(
+                chain=chain.name,
+                payment_id=owners[address],
+                address=checksum(address),
+                symbol=asset.symbol,
+                decimals=asset.decimals,
+                recorded_units=recorded.get((address, asset.address), 0),
+                held_units=units,
+            )
+            for address, units in held.items()
+            if units != recorded.get((address, asset.address), 0)
+        ]
+    return differences

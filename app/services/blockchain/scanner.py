@@ -1,0 +1,141 @@
+"""The scanner step: reads the next blocks of a chain and writes them with everything that follows from them.
+
+A step can die between any two lines, run twice, or run beside another one: the cursor moves by compare-and-set under
+the chain's row lock, in the transaction that writes the transfers, the payments' states, the events and the outbox.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.blockchain.errors import NodeBehindError, NodeError
+from app.blockchain.headers import Header
+from app.blockchain.rpc import Endpoint
+from app.core import limits
+from app.core.chains import Chain
+from app.core.clock import from_unix
+from app.core.logger import get_logger
+from app.db.models import ChainState
+from app.db.repositories import chains, payments, transactions
+from app.services.blockchain.balances import POSITION, surpluses_hold
+from app.services.blockchain.chains import require_same_chain
+from app.services.blockchain.fork import roll_back
+from app.services.blockchain.gather import Findings, gather
+from app.services.blockchain.link import Link, link
+from app.services.blockchain.plan import Cursor, Plan, plan_range, read_cursor
+from app.services.blockchain.rows import header_row, transfer_row
+from app.services.context import Context
+from app.services.decide import Change
+from app.services.ledger import Cause, decide_again
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """`progressed`: another step at once is worthwhile. `changes`: what payments went through; they were committed.
+
+    `problem`: why the node could not be asked or believed; nothing was written then.
+    """
+
+    progressed: bool
+    changes: tuple[Change, ...] = ()
+    problem: str | None = None
+
+
+async def step(context: Context, chain: Chain) -> StepOutcome:
+    """Take a chain one range further. One endpoint serves the whole step; the next step may pick another one."""
+    cursor = await read_cursor(context, chain)
+    nodes = context.nodes.nodes(chain)
+    endpoint = nodes.pick()
+    if cursor is None or endpoint is None:
+        return StepOutcome(progressed=False, problem=None if cursor is None else "no endpoint is on this chain")
+    try:
+        outcome = await _step(context, chain, endpoint, cursor)
+    except NodeError as error:
+        # One that is only behind keeps its place unless another one can take over: it may have the block in a moment.
+        if not isinstance(error, NodeBehindError) or nodes.pick(other_than=endpoint) is not None:
+            nodes.failed(endpoint, error)
+        return StepOutcome(progressed=False, problem=f"{endpoint.name}: {error}")
+    nodes.succeeded(endpoint)
+    return outcome
+
+
+async def _step(context: Context, chain: Chain, endpoint: Endpoint, cursor: Cursor) -> StepOutcome:
+    await require_same_chain(context, chain, endpoint)
+    plan = await plan_range(context, chain, endpoint, cursor)
+    if plan.fork:
+        return StepOutcome(True, tuple(await roll_back(context, chain, endpoint, cursor)))
+    findings = await gather(context, chain, endpoint, plan)
+    if findings.run and link([(cursor.number, cursor.hash)], findings.run.headers[0]) is not Link.EXTENDS:
+        return StepOutcome(True, tuple(await roll_back(context, chain, endpoint, cursor)))
+    return await _write(context, chain, plan, findings)
+
+
+async def _write(context: Context, chain: Chain, plan: Plan, findings: Findings) -> StepOutcome:
+    """One transaction: headers, transfers, decisions, events, deliveries, cursor."""
+    if findings.run is None and not findings.verified_ids and not await _worth_writing(context, chain, plan):
+        return StepOutcome(progressed=False)
+    async with context.db.write() as session:
+        state = await chains.lock_state(session, chain.chain_id)
+        if state is None or not plan.cursor.holds(state):
+            return StepOutcome(progressed=False)  # somebody else was quicker: the work is dropped
+        if not await surpluses_hold(session, chain, findings.transfers, findings.inflows):
+            return StepOutcome(progressed=True)  # a backup pass or a rescan credited it meanwhile: look again
+        headers = findings.run.headers if findings.run else ()
+        await chains.insert_headers(session, [header_row(chain, header) for header in headers])
+        rows = [transfer_row(chain, *found) for found in findings.transfers]
+        news = await transactions.record(session, [row for row in rows if row["position"] != POSITION])
+        await transactions.replace_balances(session, news, POSITION)  # earlier ones: today's leave these out
+        await transactions.record(session, [row for row in rows if row["position"] == POSITION])
+        await transactions.mark_verified(session, list(findings.verified_ids))
+        _advance(state, plan, findings, headers[-1] if headers else None)
+        keep_from = min(state.finalized_block, state.last_scanned_block - limits.HEADER_WINDOW_BLOCKS)
+        await chains.delete_headers_below(session, chain.chain_id, keep_from)
+        await session.flush()  # `decide_again` reads the cursor and the transfers
+        touched = {payment_id for _, payment_id in findings.transfers}
+        touched.update(await _open_payments(session, chain, state))
+        cause = Cause("block", {"chain": chain.name, "block_number": state.last_scanned_block})
+        changes = await decide_again(context, session, touched, cause)
+    if headers:
+        log.debug("scanned", chain=chain.name, first=headers[0].number, last=headers[-1].number)
+    return StepOutcome(bool(headers), tuple(changes))
+
+
+async def _worth_writing(context: Context, chain: Chain, plan: Plan) -> bool:
+    """Whether a step without blocks has something to say: a payment is due, or the head was not told for a while."""
+    async with context.db.read() as session:
+        state = await chains.get_state(session, chain.chain_id)
+        if state is None:
+            return False
+        if plan.began_at - state.head_seen_at > timedelta(seconds=limits.HEAD_SEEN_EVERY_S):
+            return True
+        due = await payments.to_decide(session, chain.chain_id, (), state.last_scanned_time, _idle_since(plan.began_at))
+    return bool(due)
+
+
+async def _open_payments(session: AsyncSession, chain: Chain, state: ChainState) -> list[str]:
+    """Payments that time or confirmations can change: detected, due to expire and, unswept, waiting for finality."""
+    statuses = ("detected",) if chain.sweep.mode != "off" else ("detected", "confirmed")
+    idle_since = _idle_since(state.caught_up_at) if state.caught_up_at else state.last_scanned_time
+    return await payments.to_decide(session, chain.chain_id, statuses, state.last_scanned_time, idle_since)
+
+
+def _idle_since(caught_up_at: datetime) -> datetime:
+    return caught_up_at - timedelta(seconds=limits.IDLE_GRACE_S)
+
+
+def _advance(state: ChainState, plan: Plan, findings: Findings, last: Header | None) -> None:
+    if last is not None:
+        state.last_scanned_block = last.number
+        state.last_scanned_hash = last.hash
+        state.last_scanned_time = from_unix(last.time)
+        state.highest_block = max(state.highest_block, last.number)
+    else:
+        state.caught_up_at = plan.began_at
+    if findings.rotated_address_id is not None:
+        state.rotated_address_id = findings.rotated_address_id
+    state.finalized_block = max(state.finalized_block, plan.finalized_number)
+    state.head_block = plan.head.number
+    state.head_seen_at = plan.began_at

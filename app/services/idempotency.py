@@ -1,0 +1,83 @@
+"""`Idempotency-Key`: the claim, the work and the stored answer share one transaction."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core import limits
+from app.core.clock import utc_now
+from app.core.errors import IdempotencyMismatch
+from app.db.models import IdempotencyKey
+from app.db.repositories import merchants
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Scope of a key: merchant, method and path. `request_hash` tells one body from another."""
+
+    merchant_id: str
+    method: str
+    path: str
+    key: str
+    request_hash: bytes
+
+    @property
+    def primary_key(self) -> tuple[str, str, str, str]:
+        return self.merchant_id, self.method, self.path, self.key
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What the first request with a key was answered."""
+
+    status: int
+    body: Any
+
+
+async def find(session: AsyncSession, wanted: Claim) -> StoredAnswer | None:
+    """The stored answer of a key, None while there is none. Raises IdempotencyMismatch for another body."""
+    return _answer(await session.get(IdempotencyKey, wanted.primary_key), wanted)
+
+
+async def claim(session: AsyncSession, wanted: Claim) -> StoredAnswer | None:
+    """Claim a key: None when it is ours, or what the first request was answered.
+
+    A concurrent request with the same key waits here until the first one's transaction ends. Raises
+    IdempotencyMismatch when the key came with another body before.
+    """
+    existing = await merchants.claim_idempotency_key(
+        session,
+        {
+            "merchant_id": wanted.merchant_id,
+            "method": wanted.method,
+            "path": wanted.path,
+            "key": wanted.key,
+            "request_hash": wanted.request_hash,
+            "response_status": 0,
+            "response_body": None,
+            "created_at": utc_now(),
+        },
+    )
+    return _answer(existing, wanted)
+
+
+async def keep(session: AsyncSession, wanted: Claim, status: int, body: Any) -> None:
+    """Store the answer beside the claim; a request that fails rolls both back. Only 2xx answers come here."""
+    row = await session.get_one(IdempotencyKey, wanted.primary_key)
+    row.response_status = status
+    row.response_body = body
+
+
+async def forget_old(session: AsyncSession) -> None:
+    """Delete keys older than `IDEMPOTENCY_KEEP_S`."""
+    await merchants.forget_idempotency_keys(session, utc_now() - timedelta(seconds=limits.IDEMPOTENCY_KEEP_S))
+
+
+def _answer(row: IdempotencyKey | None, wanted: Claim) -> StoredAnswer | None:
+    if row is None:
+        return None
+    if row.request_hash != wanted.request_hash:
+        raise IdempotencyMismatch("this Idempotency-Key was used with another body")
+    return StoredAnswer(row.response_status, row.response_body)

@@ -1,0 +1,195 @@
+"""Decides payments anew in a transaction, and writes what follows: state, events and deliveries together."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.clock import utc_now
+from app.core.ids import new_id
+from app.db.models import ChainState, Event, Payment, Transaction, WebhookDelivery, WebhookEndpoint
+from app.db.repositories import chains, payments, webhooks
+from app.db.repositories.payments import PaymentRecord
+from app.services.context import Context
+from app.services.decide import ChainHead, Change, OptionState, PaymentState, TransferState, decide
+from app.services.views import payment_view
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a payment changed: `kind` is block, reorg, clock, api_key or operator; the rest names which."""
+
+    kind: str
+    detail: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A payment and what has just happened to it."""
+
+    record: PaymentRecord
+    changes: Sequence[Change]
+
+
+def payment_state(context: Context, record: PaymentRecord) -> PaymentState:
+    """The stored state of a payment as `decide` takes it."""
+    row = record.payment
+    return PaymentState(
+        status=row.status,  # type: ignore[arg-type]
+        flags=frozenset(row.flags),  # type: ignore[arg-type]
+        version=row.version,
+        options=tuple(
+            OptionState(
+                chain_id=option.chain_id,
+                asset=option.asset,
+                amount_units=option.amount_units,
+                tolerance_units=option.tolerance_units,
+                confirmations_required=option.confirmations_required,
+                received_units=option.received_units,
+                swept=_swept(context, option.chain_id),
+            )
+            for option in record.options
+        ),
+        option=row.option_position,
+        expires_at=row.expires_at,
+        detected_in_block=row.detected_in_block,
+        detected_at=row.detected_at,
+        confirmed_at=row.confirmed_at,
+        settled_at=row.settled_at,
+    )
+
+
+async def decide_again(
+    context: Context, session: AsyncSession, payment_ids: Collection[str], cause: Cause
+) -> list[Change]:
+    """Lock the payments, decide each, and store the outcome. The caller holds what ChainState locks it needs.
+
+    Returns the changes; when there are any, the webhook sender is worth waking after the commit.
+    """
+    if not payment_ids:
+        return []
+    await payments.lock(session, payment_ids)
+    cursors = await chains.list_states(session)
+    heads = {chain_id: _head(state) for chain_id, state in cursors.items()}
+    now = utc_now()
+    stories: list[Story] = []
+    for record in await payments.load(session, payment_ids):
+        transfers = [_transfer_state(row) for row in record.transactions]
+        changes = decide(payment_state(context, record), transfers, [], heads, now)
+        for row in record.transactions:
+            if not row.noted:
+                row.noted = True
+        if changes:
+            stories.append(Story(record, changes))
+    await store(context, session, stories, cause, cursors, now)
+    return [change for story in stories for change in story.changes]
+
+
+async def store(
+    context: Context,
+    session: AsyncSession,
+    stories: Sequence[Story],
+    cause: Cause,
+    cursors: Mapping[int, ChainState],
+    now: datetime,
+) -> None:
+    """Write payments' new states with their events and the events' deliveries (the outbox)."""
+    receivers: dict[str, Sequence[WebhookEndpoint]] = {}
+    deliveries: list[WebhookDelivery] = []
+    for record, changes in ((story.record, story.changes) for story in stories):
+        _write_state(record, changes[-1].state)
+        merchant_id = record.payment.merchant_id
+        if merchant_id not in receivers:
+            receivers[merchant_id] = await webhooks.list_endpoints(session, merchant_id)
+        for change in changes:
+            view = payment_view(record, change.state, cursors, context.settings.effective_public_url)
+            event = Event(
+                id=new_id("evt"),
+                merchant_id=merchant_id,
+                payment_id=record.payment.id,
+                type=change.type,
+                version=change.state.version,
+                cause=cause.as_json(),
+                data=view.model_dump(mode="json", by_alias=True),
+                created_at=now,
+            )
+            session.add(event)
+            deliveries += _deliveries(record.payment, event, receivers[merchant_id], now)
+    await session.flush()  # the deliveries refer to the events
+    session.add_all(deliveries)
+
+
+def _write_state(record: PaymentRecord, state: PaymentState) -> None:
+    row = record.payment
+    row.status = state.status
+    row.flags = sorted(state.flags)
+    row.version = state.version
+    row.option_position = state.option
+    row.detected_in_block = state.detected_in_block
+    row.detected_at = state.detected_at
+    row.confirmed_at = state.confirmed_at
+    row.settled_at = state.settled_at
+    for option, option_state in zip(record.options, state.options, strict=True):
+        option.received_units = option_state.received_units
+
+
+def _deliveries(
+    payment: Payment, event: Event, endpoints: Iterable[WebhookEndpoint], now: datetime
+) -> list[WebhookDelivery]:
+    receivers: list[tuple[str | None, str]] = [
+        (endpoint.id, endpoint.url)
+        for endpoint in endpoints
+        if endpoint.event_types is None or event.type in endpoint.event_types
+    ]
+    if payment.webhook_url is not None:
+        receivers.append((None, payment.webhook_url))
+    return [
+        WebhookDelivery(
+            id=new_id("dlv"),
+            merchant_id=payment.merchant_id,
+            payment_id=payment.id,
+            event_id=event.id,
+            event_version=event.version,
+            endpoint_id=endpoint_id,
+            url=url,
+            status="pending",
+            attempt_count=0,
+            next_attempt_at=now,
+            created_at=now,
+        )
+        for endpoint_id, url in receivers
+    ]
+
+
+def _swept(context: Context, chain_id: int) -> bool:
+    chain = context.by_id.get(chain_id)
+    return chain is not None and chain.sweep.mode != "off"
+
+
+def _head(state: ChainState) -> ChainHead:
+    return ChainHead(
+        number=state.last_scanned_block,
+        time=state.last_scanned_time,
+        finalized_number=state.finalized_block,
+        regaining=state.last_scanned_block < state.highest_block,
+        caught_up_at=state.caught_up_at,
+    )
+
+
+def _transfer_state(row: Transaction) -> TransferState:
+    return TransferState(
+        chain_id=row.chain_id,
+        asset=row.asset,
+        amount_units=row.amount_units,
+        block_number=row.block_number,
+        order=(row.tx_index, -1 if row.log_index is None else row.log_index),
+        block_time=row.block_time,
+        canonical=row.canonical,
+        verified=row.verified,
+        noted=row.noted,
+    )
