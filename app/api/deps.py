@@ -1,0 +1,82 @@
+"""What handlers ask for: the gateway, the caller, pagination, safe text."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import AfterValidator
+
+from app.core import limits
+from app.core.errors import FieldError, InvalidRequest, NotFound, Unauthorized
+from app.services.gateway import Gateway, running_gateway
+from app.services.merchants import Caller, authenticate
+
+__all__ = ["Gateway", "running_gateway"]
+
+_ID = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}")
+_bearer = HTTPBearer(auto_error=False, description="An API key")
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL stores no NUL, and UTF-8 no lone surrogate."""
+    if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("must not contain NUL or unpaired surrogates")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+
+
+def get_gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+GatewayDep = Annotated[Gateway, Depends(get_gateway)]
+
+
+async def get_caller(
+    gateway: GatewayDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    if credentials is None or not credentials.credentials:
+        raise Unauthorized("send an API key: `Authorization: Bearer <key>`")
+    async with gateway.context.db.read() as session:
+        return await authenticate(session, credentials.credentials)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+Limit = Annotated[int, Query(ge=1, le=limits.PAGE_MAX, description="Rows of a page")]
+Cursor = Annotated[Text | None, Query(max_length=100, description="`next_cursor` of the page before")]
+IdempotencyHeader = Annotated[
+    Text | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=limits.IDEMPOTENCY_KEY_CHARS,
+        description="A retry with the same key and body gets the first answer",
+    ),
+]
+
+
+def known_id(text: str) -> str:
+    """An id as we make them, or one that nothing can have: a lookup with it finds nothing."""
+    return text if _ID.fullmatch(text) else ""
+
+
+def path_id(text: str) -> str:
+    """The id in a path. Raises NotFound for one that is none of ours."""
+    if not _ID.fullmatch(text):
+        raise NotFound(f"there is nothing with the id {text[:64]!r}")
+    return text
+
+
+def after_id(cursor: str | None) -> str | None:
+    """The id in a list's cursor. Raises InvalidRequest for anything else."""
+    if cursor is not None and not _ID.fullmatch(cursor):
+        raise InvalidRequest("cursor is not one of ours", [FieldError("cursor", "must be a next_cursor")])
+    return cursor
+
+
+def page(data: list[Any], next_cursor: str | None) -> dict[str, Any]:
+    return {"data": data, "next_cursor": next_cursor}

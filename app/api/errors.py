@@ -1,0 +1,130 @@
+"""Errors as RFC 9457 problems."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from app.core.errors import FieldError, InvalidRequest, PaywatchError, ServiceUnavailable
+from app.core.logger import get_logger
+
+log = get_logger(__name__)
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "malformed_json", 413: "payload_too_large"}
+
+
+class ProblemError(BaseModel):
+    path: str
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. `code` is for programs, `detail` for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[ProblemError]
+    request_id: str
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's responses for these statuses."""
+    return {
+        status: {"model": Problem, "content": {"application/problem+json": {}}, "description": "Problem"}
+        for status in statuses
+    }
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    errors: Iterable[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    body = {
+        "type": f"urn:paywatch:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "errors": [{"path": error.path, "message": error.message} for error in errors],
+        "request_id": request.state.request_id,
+    }
+    added = dict(headers or {})
+    if status == 401:
+        added["WWW-Authenticate"] = "Bearer"
+    if status == 503:
+        added["Retry-After"] = "5"
+    return JSONResponse(body, status_code=status, headers=added, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    """Turn every error into a problem; nothing else in the house knows HTTP."""
+
+    @app.exception_handler(PaywatchError)
+    async def _known(request: Request, error: PaywatchError) -> JSONResponse:
+        return problem(request, error.status, error.code, error.title, error.detail, error.errors)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        found = [FieldError(_path(each["loc"]), str(each["msg"])) for each in error.errors()]
+        if any(each["type"] == "json_invalid" for each in error.errors()):
+            return problem(request, 400, "malformed_json", "Malformed JSON", "the body is not JSON", found)
+        # A wrong amount has one code, whether its type or its digits are wrong.
+        code = "invalid_amount" if [each.path for each in found] == ["amount"] else InvalidRequest.code
+        detail = "; ".join(f"{each.path}: {each.message}" for each in found)
+        return problem(request, InvalidRequest.status, code, InvalidRequest.title, detail, found)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        code = _HTTP_CODES.get(error.status_code, "http_error")
+        return problem(request, error.status_code, code, str(error.detail), str(error.detail), headers=error.headers)
+
+    @app.exception_handler(DBAPIError)
+    @app.exception_handler(PoolTimeoutError)
+    @app.exception_handler(OSError)
+    @app.exception_handler(TimeoutError)
+    async def _unavailable(request: Request, error: Exception) -> JSONResponse:
+        """The database is away, or too busy; a statement that it refused is our mistake."""
+        if isinstance(error, DBAPIError) and not _is_outage(error):
+            return _report(request, error)
+        log.error("database unavailable", reason=f"{type(error).__name__}: {error}")
+        known = ServiceUnavailable("the database cannot be reached; try again in a moment")
+        return problem(request, known.status, known.code, known.title, known.detail)
+
+    @app.exception_handler(Exception)
+    async def _unknown(request: Request, error: Exception) -> JSONResponse:
+        """Starlette answers these outside of RequestMiddleware, so the request's id is added here."""
+        response = _report(request, error)
+        response.headers["X-Request-ID"] = request.state.request_id
+        return response
+
+
+def _report(request: Request, error: Exception) -> JSONResponse:
+    report = "rep_" + secrets.token_hex(8)
+    log.error("unhandled error", report=report, request_id=request.state.request_id, exc_info=error)
+    detail = f"something went wrong on our side; report {report} has the details"
+    return problem(request, 500, "internal_error", "Internal error", detail)
+
+
+def _is_outage(error: DBAPIError) -> bool:
+    kind = type(error).__name__
+    return error.connection_invalidated or kind in ("OperationalError", "InterfaceError", "InternalError")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Where in the request, without FastAPI's name for the part of it; a field may have that very name."""
+    return ".".join(str(part) for part in location[1:])

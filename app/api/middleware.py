@@ -1,0 +1,89 @@
+"""Around every request: an id, a log line, a limit on the body."""
+
+import re
+import time
+from typing import Any
+
+import structlog
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import problem
+from app.core import limits
+from app.core.errors import PayloadTooLarge
+from app.core.ids import new_id
+from app.core.logger import get_logger
+
+log = get_logger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestMiddleware:
+    """Pure ASGI, so that streams pass through it untouched.
+
+    Takes the caller's `X-Request-ID` or makes one, binds it to every log line, and gives it back.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        given = request.headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_id("req")
+        request.state.request_id = request_id
+        started = time.monotonic()
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                body = await _read(request, receive)
+            except PayloadTooLarge as error:
+                response = problem(request, error.status, error.code, error.title, error.detail)
+                await response(scope, receive, send_with_id)
+            else:
+                await self._app(scope, _Replay(body, receive), send_with_id)
+            level = log.debug if scope["path"].startswith(("/health", "/metrics")) else log.info
+            duration_ms = int((time.monotonic() - started) * 1000)
+            level("request", method=scope["method"], path=scope["path"], status=status, duration_ms=duration_ms)
+
+
+async def _read(request: Request, receive: Receive) -> bytes:
+    """The whole body, as long as it stays within `BODY_BYTES`, whatever Content-Length says."""
+    body: bytes = b""
+    if request.method in ("GET", "HEAD"):
+        return body
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return body
+        body += message.get("body", b"")
+        if len(body) > limits.BODY_BYTES:
+            raise PayloadTooLarge(f"a request body has at most {limits.BODY_BYTES} bytes")
+        if not message.get("more_body"):
+            return body
+
+
+class _Replay:
+    """Hands the application the body that was read, then whatever the server says (a disconnect)."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Any:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}

@@ -1,0 +1,142 @@
+"""`/v1/payments`"""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from app.api.deps import CallerDep, Cursor, GatewayDep, IdempotencyHeader, Limit, Text, after_id, page, path_id
+from app.api.errors import problem_responses
+from app.api.schemas import Page, PaymentCreate
+from app.core import limits
+from app.core.errors import FieldError, InvalidRequest
+from app.core.evm import to_bytes20
+from app.services import idempotency, payments
+from app.services.decide import Status
+from app.services.idempotency import Claim, StoredAnswer
+from app.services.ledger import Cause
+from app.services.merchants import Caller
+from app.services.payments import NewPayment, PaymentFilter
+from app.services.views import PaymentView
+
+router = APIRouter(prefix="/v1/payments", tags=["payments"], responses=problem_responses(401, 422, 503))
+
+
+@router.post("", status_code=201, response_model=PaymentView, responses=problem_responses(400, 409, 413))
+async def create_payment(
+    request: Request,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    body: PaymentCreate,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
+    """Create a payment and get its fresh deposit address."""
+    claim = _claim(request, caller, body, idempotency_key)
+    if claim is not None:  # a retry gets its answer although the chain or the webhook's name is away by now
+        async with gateway.context.db.read() as session:
+            answer = await idempotency.find(session, claim)
+        if answer is not None:
+            return _replay(answer)
+    wanted = NewPayment(expires_in_s=body.expires_in, **body.model_dump(exclude={"expires_in"}))
+    payments.quote(gateway.context, wanted)  # what is wrong with the request is told before anything is looked up
+    if body.webhook_url is not None:
+        await gateway.context.guard.check_url(body.webhook_url)
+    async with gateway.context.db.write() as session:
+        if claim is not None:
+            answer = await idempotency.claim(session, claim)
+            if answer is not None:
+                return _replay(answer)
+        view = await payments.create(
+            gateway.context, session, gateway.deriver, caller.merchant_id, wanted, _cause(caller)
+        )
+        content = view.model_dump(mode="json", by_alias=True)
+        if claim is not None:
+            await idempotency.keep(session, claim, 201, content)
+    await gateway.wake_ups.webhooks()
+    return JSONResponse(content, status_code=201)
+
+
+@router.get("", response_model=Page[PaymentView])
+async def list_payments(
+    gateway: GatewayDep,
+    caller: CallerDep,
+    status: Status | None = None,
+    order_id: Annotated[Text | None, Query(max_length=limits.ORDER_ID_CHARS)] = None,
+    chain: Annotated[Text | None, Query(max_length=64)] = None,
+    token: Annotated[Text | None, Query(max_length=64, description="Symbol or contract address")] = None,
+    address: Annotated[Text | None, Query(max_length=64)] = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: Limit = limits.PAGE_DEFAULT,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """List payments, newest first."""
+    is_contract = token is not None and token.startswith("0x")
+    wanted = PaymentFilter(
+        status=status,
+        order_id=order_id,
+        chain=chain,
+        token_symbol=None if is_contract else token,
+        token_address=_address("token", token) if is_contract else None,
+        address=_address("address", address),
+        created_after=_utc("created_after", created_after),
+        created_before=_utc("created_before", created_before),
+    )
+    async with gateway.context.db.read() as session:
+        views, next_cursor = await payments.list_page(
+            gateway.context, session, caller.merchant_id, wanted, after_id(cursor), limit
+        )
+    return page(views, next_cursor)
+
+
+@router.get("/{payment_id}", response_model=PaymentView, responses=problem_responses(404))
+async def get_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -> PaymentView:
+    """One payment."""
+    async with gateway.context.db.read() as session:
+        return await payments.get(gateway.context, session, caller.merchant_id, path_id(payment_id))
+
+
+@router.post("/{payment_id}/cancel", response_model=PaymentView, responses=problem_responses(404, 409))
+async def cancel_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -> PaymentView:
+    """Cancel a pending payment. Its address stays watched."""
+    async with gateway.context.db.write() as session:
+        view = await payments.cancel(gateway.context, session, caller.merchant_id, path_id(payment_id), _cause(caller))
+    await gateway.wake_ups.webhooks()
+    return view
+
+
+def _claim(request: Request, caller: Caller, body: PaymentCreate, key: str | None) -> Claim | None:
+    if key is None:
+        return None
+    digest = hashlib.sha256(body.model_dump_json().encode()).digest()
+    return Claim(caller.merchant_id, request.method, request.url.path, key, digest)
+
+
+def _replay(answer: StoredAnswer) -> Response:
+    return JSONResponse(answer.body, status_code=answer.status, headers={"Idempotent-Replayed": "true"})
+
+
+def _cause(caller: Caller) -> Cause:
+    return Cause("api_key", {"key_id": caller.key_id})
+
+
+def _address(field: str, text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        return to_bytes20(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{field}: {error}", [FieldError(field, str(error))]) from error
+
+
+def _utc(field: str, moment: datetime | None) -> datetime | None:
+    """A time without a zone is taken as UTC. Raises InvalidRequest where UTC has no such year."""
+    if moment is None or moment.tzinfo is None:
+        return moment and moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        message = "must be of the years 1 to 9999 in UTC"
+        raise InvalidRequest(f"{field}: {message}", [FieldError(field, message)]) from error

@@ -1,0 +1,32 @@
+"""The operator's command: `paywatch …`, or `python -m app.cli …`. Each command is a door to a service."""
+
+import sys
+
+import typer
+
+from app.cli import keys, webhooks
+from app.cli.chains import reconcile, rescan
+from app.cli.status import status
+from app.core.errors import PaywatchError
+
+app = typer.Typer(
+    help="Operate a Paywatch installation: the one that the environment and .env of this folder describe.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they print local variables, keys among them
+    rich_markup_mode=None,
+)
+app.add_typer(keys.app, name="keys")
+app.add_typer(webhooks.app, name="webhooks")
+for command in (status, rescan, reconcile):
+    app.command()(command)
+
+
+def main() -> int:
+    """Exit code 0: done; 1: not done, and the message on standard error says why; 2: the command was misspelled."""
+    try:
+        app(prog_name="paywatch")
+    except PaywatchError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0

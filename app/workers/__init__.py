@@ -1,0 +1,1 @@
+"""When and how many at once: ARQ workers, one queue per role."""

@@ -1,0 +1,49 @@
+"""`python -m app.workers [--roles listener,webhook,sweeper]`"""
+
+import argparse
+import asyncio
+import sys
+
+from app.core.chains import load_chains
+from app.core.config import load_settings, read_environment
+from app.core.errors import ConfigError, PaywatchError
+from app.core.logger import configure_logging
+from app.core.queue import ROLES
+from app.core.shutdown import stop_on_signals
+from app.services.gateway import require_schema
+from app.workers.runner import run_workers
+
+
+def _roles(text: str) -> list[str]:
+    roles = [role.strip() for role in text.split(",") if role.strip()]
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown or not roles:
+        raise argparse.ArgumentTypeError(f"roles are {', '.join(ROLES)}; not {', '.join(unknown) or 'none'}")
+    return roles
+
+
+async def _main(roles: list[str]) -> None:
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    settings.check_worker(roles)
+    if not settings.redis_url:
+        raise ConfigError("PAYWATCH_REDIS_URL is not set: without it the server runs the workers itself")
+    chains = load_chains(settings.chains_file, read_environment())
+    await require_schema(settings)
+    await run_workers(settings, chains, settings.redis_url, roles, stop_on_signals())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m app.workers", description="Run Paywatch's workers.")
+    parser.add_argument("--roles", type=_roles, default=list(ROLES), help="comma-separated; default: all")
+    arguments = parser.parse_args()
+    try:
+        asyncio.run(_main(arguments.roles))
+    except PaywatchError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""The API server: `create_app()` and the entry point. In embedded mode it runs Redis and the workers too."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.api import errors, health
+from app.api.deps import Gateway, running_gateway
+from app.api.middleware import RequestMiddleware
+from app.api.v1 import chains, events, payments, webhooks
+from app.core import limits
+from app.core.chains import ChainsFile, load_chains
+from app.core.config import Settings, load_settings, read_environment
+from app.core.errors import ConfigError, PaywatchError
+from app.core.logger import configure_logging, get_logger
+from app.core.queue import ROLES
+from app.core.shutdown import stop_on_signals
+from app.workers.embedded import embedded_redis
+from app.workers.runner import run_workers
+
+log = get_logger(__name__)
+
+
+def create_app(gateway: Gateway | None = None) -> FastAPI:
+    """The ASGI application over a running gateway; without one it makes its own from the environment."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if gateway is None:
+                settings, chains_file = load()
+                app.state.gateway = await stack.enter_async_context(
+                    running_gateway(settings, chains_file, settings.redis_url)
+                )
+            yield
+
+    app = FastAPI(
+        title="Paywatch",
+        version="1",
+        summary="Self-hosted crypto payments on EVM chains",
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,  # its Location would have the scheme that we see, which behind a proxy is plain http
+    )
+    app.state.gateway = gateway
+    app.add_middleware(RequestMiddleware)
+    errors.install(app)
+    for router in (payments.router, events.router, chains.router, webhooks.router, health.router):
+        app.include_router(router)
+    return app
+
+
+def load() -> tuple[Settings, ChainsFile]:
+    """Settings and chains of this process, checked for a server. Raises ConfigError."""
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
+    settings.check_server()
+    return settings, load_chains(settings.chains_file, read_environment())
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: it raises the signal again, and ends with 143 instead of 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings, chains_file: ChainsFile) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigError."""
+    stop = stop_on_signals()
+    async with AsyncExitStack() as stack:
+        redis_url = await stack.enter_async_context(embedded_redis()) if settings.embedded else settings.redis_url
+        gateway = await stack.enter_async_context(running_gateway(settings, chains_file, redis_url))
+        config = uvicorn.Config(
+            create_app(gateway),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=int(limits.WORKER_STOP_S),
+        )
+        server = _Server(config)
+        async with asyncio.TaskGroup() as group:
+            served = group.create_task(_until_stopped(server, stop))
+            if settings.embedded:
+                group.create_task(run_workers(settings, chains_file, redis_url, ROLES, stop))
+            log.info("paywatch started", url=settings.effective_public_url, embedded=settings.embedded)
+            await stop.wait()
+            log.info("stopping")
+            server.should_exit = True
+    if not served.result():
+        where = f"{settings.host}, port {settings.port}"
+        raise ConfigError(f"PAYWATCH_HOST, PAYWATCH_PORT: cannot listen on {where}; is another server there?")
+    log.info("stopped")
+
+
+async def _until_stopped(server: uvicorn.Server, stop: asyncio.Event) -> bool:
+    """Serve until told to stop; False when the port is taken. Either way the workers stop in their own time."""
+    try:
+        await server.serve()
+    except SystemExit:  # uvicorn's way to say so
+        return False
+    else:
+        return True
+    finally:
+        stop.set()
+
+
+def main() -> int:
+    code = 0
+    try:
+        asyncio.run(serve(*load()))
+    except* PaywatchError as failures:
+        sys.stderr.write("".join(f"{failure}\n" for failure in failures.exceptions))
+        code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
