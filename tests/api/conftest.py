@@ -1,0 +1,13 @@
+"""This folder's tests run on a whole gateway."""
+
+from tests.support.gateway_fixtures import (
+    client,
+    devnet,
+    gateway,
+    plain_logging,
+    shared_backend,
+    shared_client,
+    shared_gateway,
+)
+
+__all__ = ["client", "devnet", "gateway", "plain_logging", "shared_backend", "shared_client", "shared_gateway"]

@@ -1,0 +1,111 @@
+"""Real parts as fixtures. Under xdist each worker has its own PostgreSQL and Redis; every test has its own chain."""
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.db import schema
+from tests.support.anvil import Anvil
+from tests.support.postgres import Postgres
+from tests.support.receiver import Receiver
+from tests.support.redis import RedisServer
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for the session; ask create_database() for a database of your own."""
+    with Postgres.from_environment() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def redis_server() -> AsyncIterator[RedisServer]:
+    """One server for the session, shared with other tests: most want `redis_url`."""
+    async with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def redis_url(redis_server: RedisServer) -> str:
+    """An empty Redis that runs, even if the test before stopped it."""
+    await redis_server.start()
+    await redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+async def anvil() -> AsyncIterator[Anvil]:
+    """A fresh chain, mined by hand; starting one costs a tenth of a second, less than trusting a snapshot."""
+    async with Anvil() as node:
+        yield node
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A webhook receiver that answers 200; set its `secret` to have requests verified."""
+    async with Receiver() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_backend(request: pytest.FixtureRequest) -> Postgres | None:
+    """The PostgreSQL server, or None for SQLite: the tests that use it, or any fixture below, run once for each.
+
+    Not async, so that the server is started only where it is asked for.
+    """
+    if request.param == "sqlite":
+        return None
+    server: Postgres = request.getfixturevalue("postgres")
+    server.start()
+    return server
+
+
+@pytest.fixture
+async def database_url(database_backend: Postgres | None, tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of an empty database of the test's own, on SQLite and on PostgreSQL."""
+    if database_backend is None:
+        yield f"sqlite+aiosqlite:///{tmp_path / 'paywatch.db'}"
+        return
+    url = await database_backend.create_database()
+    yield url
+    await database_backend.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+async def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a migrated database, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "paywatch.db"
+    await schema.upgrade(f"sqlite+aiosqlite:///{path}")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+async def postgres_template(postgres: Postgres) -> AsyncIterator[str]:
+    """The name of a migrated database, to be copied."""
+    url = await postgres.create_database()
+    await schema.upgrade(url)
+    yield url.partition("?")[0].rpartition("/")[2]
+    if postgres.is_external:  # our own server takes it along
+        await postgres.drop_database(url)
+
+
+@pytest.fixture
+def database_template(database_backend: Postgres | None, request: pytest.FixtureRequest) -> str:
+    """Migrated once per session. Not async, so that only the backend at hand is."""
+    template: str = request.getfixturevalue("sqlite_template" if database_backend is None else "postgres_template")
+    return template
+
+
+@pytest.fixture
+async def db_url(database_backend: Postgres | None, database_template: str, tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of a migrated database of the test's own, on SQLite and on PostgreSQL; a copy of the template."""
+    if database_backend is None:
+        path = tmp_path / "paywatch.db"
+        shutil.copyfile(database_template, path)
+        yield f"sqlite+aiosqlite:///{path}"
+        return
+    url = await database_backend.create_database(template=database_template)
+    yield url
+    await database_backend.drop_database(url)

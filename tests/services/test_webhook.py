@@ -1,0 +1,511 @@
+"""Goal: every event reaches its receiver, signed, in order, under one id however often it is sent, and no sender's
+death, slowness or company loses or doubles it."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select, update
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from app.core import limits
+from app.core.clock import utc_now
+from app.core.netguard import guarded_client
+from app.db.models import WebhookAttempt, WebhookDelivery
+from app.db.repositories import chains, payments
+from app.services.context import Context, open_context
+from app.services.decide import Change
+from app.services.gateway import Gateway
+from app.services.ledger import Cause, Story, payment_state, store
+from app.services.webhook import retry_delay_s, send_due
+from tests.support.gateway import WEBHOOK_SECRET, create_payment
+from tests.support.receiver import HANG, Received, Receiver, Reply
+
+PAST = timedelta(days=2)
+
+
+@pytest.fixture
+async def sender(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    """The HTTP client of a webhook worker."""
+    async with guarded_client(gateway.context.guard) as http:
+        yield http
+
+
+@pytest.fixture
+async def other(gateway: Gateway) -> AsyncIterator[tuple[Context, httpx.AsyncClient]]:
+    """A second webhook worker on the same database."""
+    context = open_context(gateway.context.settings, gateway.context.chains)
+    async with guarded_client(context.guard) as http:
+        yield context, http
+    await context.close()
+
+
+async def rows(gateway: Gateway) -> list[WebhookDelivery]:
+    """All deliveries, oldest event first."""
+    async with gateway.context.db.read() as session:
+        query = select(WebhookDelivery).order_by(WebhookDelivery.event_version, WebhookDelivery.id)
+        return list(await session.scalars(query))
+
+
+async def attempts(gateway: Gateway) -> list[WebhookAttempt]:
+    async with gateway.context.db.read() as session:
+        return list(await session.scalars(select(WebhookAttempt).order_by(WebhookAttempt.id)))
+
+
+async def make_due(gateway: Gateway) -> None:
+    """As if the time of every retry had come."""
+    async with gateway.context.db.write() as session:
+        await session.execute(
+            update(WebhookDelivery).where(WebhookDelivery.status == "pending").values(next_attempt_at=utc_now() - PAST)
+        )
+
+
+async def end_leases(gateway: Gateway) -> None:
+    """As if every sender's lease had run out."""
+    async with gateway.context.db.write() as session:
+        await session.execute(
+            update(WebhookDelivery)
+            .where(WebhookDelivery.leased_until.is_not(None))
+            .values(leased_until=utc_now() - timedelta(seconds=1))
+        )
+
+
+async def add_events(gateway: Gateway, payment_id: str, count: int) -> None:
+    """`count` further events of a payment with their deliveries, as the watcher writes them."""
+    async with gateway.context.db.write() as session:
+        [record] = await payments.load(session, [payment_id])
+        state = payment_state(gateway.context, record)
+        changes = [
+            Change("payment.underpaid", replace(state, version=state.version + number))
+            for number in range(1, count + 1)
+        ]
+        cursors = await chains.list_states(session)
+        await store(gateway.context, session, [Story(record, changes)], Cause("operator", {}), cursors, utc_now())
+
+
+async def send_all(context: Context, http: httpx.AsyncClient) -> int:
+    """Like the webhook's task: until nothing is due."""
+    total = 0
+    while sent := await send_due(context, http):
+        total += sent
+    return total
+
+
+def version(request: Received) -> int:
+    number: int = request.payload["data"]["version"]
+    return number
+
+
+# --- what is sent
+
+
+async def test_a_delivery_is_signed_and_carries_the_payment(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    payment = await create_payment(client, webhook_url=receiver.url, description="Mugs ☕")
+    assert await send_due(gateway.context, sender) == 1
+    [request] = receiver.requests
+    Webhook(WEBHOOK_SECRET).verify(request.body, dict(request.headers))
+    [event] = (await client.get(f"/v1/payments/{payment['id']}/events")).json()["data"]
+    assert (request.method, request.path) == ("POST", "/webhooks")
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["webhook-id"] == event["id"]
+    assert abs(int(request.headers["webhook-timestamp"]) - utc_now().timestamp()) < 60
+    assert request.headers["webhook-signature"].startswith("v1,")
+    assert json.loads(request.body) == {
+        "type": "payment.created",
+        "timestamp": event["created_at"],
+        "data": payment,
+    }
+
+
+async def test_a_changed_body_or_a_wrong_secret_does_not_verify(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    await create_payment(client, webhook_url=receiver.url)
+    await send_due(gateway.context, sender)
+    [request] = receiver.requests
+    for secret, body in [
+        (WEBHOOK_SECRET, request.body.replace(b'"25"', b'"26"')),
+        ("whsec_" + "QUFB" * 8, request.body),
+    ]:
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(body, dict(request.headers))
+
+
+async def test_an_endpoints_deliveries_are_signed_with_its_own_secret(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    endpoint = (await client.post("/v1/webhook_endpoints", json={"url": receiver.url})).json()
+    receiver.secret = endpoint["secret"]
+    await create_payment(client)
+    await send_due(gateway.context, sender)
+    assert [request.verified for request in receiver.requests] == [True]
+    with pytest.raises(WebhookVerificationError):
+        Webhook(WEBHOOK_SECRET).verify(receiver.requests[0].body, dict(receiver.requests[0].headers))
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+async def test_any_2xx_answer_is_delivered(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver, status: int
+) -> None:
+    receiver.answer(then=status)
+    await create_payment(client, webhook_url=receiver.url)
+    await send_due(gateway.context, sender)
+    [delivery] = (await client.get("/v1/webhook_deliveries")).json()["data"]
+    assert (delivery["status"], delivery["attempt_count"], delivery["next_attempt_at"]) == ("delivered", 1, None)
+    assert delivery["delivered_at"]
+    [attempt] = delivery["attempts"]
+    assert (attempt["status_code"], attempt["error"], attempt["manual"]) == (status, None, False)
+    assert await send_due(gateway.context, sender) == 0
+    assert len(receiver.requests) == 1
+
+
+# --- what fails
+
+
+@pytest.mark.parametrize(
+    ("reply", "status_code", "error"),
+    [
+        (Reply(500, body=b"out of order"), 500, "out of order"),
+        (Reply(503), 503, "503"),
+        (Reply(400), 400, "400"),
+        (Reply(410), 410, "410"),
+        (Reply(301, {"location": "http://127.0.0.1:9/"}), 301, "301"),
+        (Reply(307, {"location": "/elsewhere"}), 307, "307"),
+        (Reply(500, body=b"\xff\x00" * 100_000), 500, "500"),
+        (Reply(500, {"content-encoding": "gzip"}, b"not gzip"), 500, "not gzip"),
+        (HANG, None, "TimeoutError"),
+    ],
+    ids=["500", "503", "400", "410", "301", "307", "a large answer of rubbish", "unasked-for gzip", "no answer"],
+)
+async def test_a_failed_attempt_is_recorded_and_planned_again(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: Reply,
+    status_code: int | None,
+    error: str,
+) -> None:
+    if reply is HANG:
+        monkeypatch.setattr(limits, "WEBHOOK_TIMEOUT_S", 0.2)
+    receiver.answer(then=reply)
+    await create_payment(client, webhook_url=receiver.url)
+    assert await send_due(gateway.context, sender) == 1
+    [row] = await rows(gateway)
+    [attempt] = await attempts(gateway)
+    assert attempt.status_code == status_code
+    assert error in (attempt.error or "")
+    assert len(attempt.error or "") <= limits.WEBHOOK_RESPONSE_BYTES
+    assert (row.status, row.attempt_count, row.leased_until, row.delivered_at) == ("pending", 1, None, None)
+    assert row.next_attempt_at is not None
+    assert 4 <= (row.next_attempt_at - attempt.at).total_seconds() <= 6
+    assert len(receiver.requests) == 1  # a redirect is not followed
+    assert await send_due(gateway.context, sender) == 0  # its time has not come
+
+
+async def test_a_receiver_that_is_not_there_is_a_failed_attempt(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    await create_payment(client, webhook_url=receiver.url)
+    await receiver.stop()
+    await send_due(gateway.context, sender)
+    [attempt] = await attempts(gateway)
+    assert attempt.status_code is None
+    assert "ConnectError" in (attempt.error or "")
+    await receiver.start()
+    await make_due(gateway)
+    await send_due(gateway.context, sender)
+    assert [row.status for row in await rows(gateway)] == ["delivered"]
+
+
+async def test_retries_follow_the_schedule_under_one_id_until_the_last_one(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    receiver.secret = WEBHOOK_SECRET
+    receiver.answer(then=500)
+    await create_payment(client, webhook_url=receiver.url)
+    schedule = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+    for number, delay_s in enumerate(schedule, start=1):
+        assert await send_due(gateway.context, sender) == 1
+        [row] = await rows(gateway)
+        at = (await attempts(gateway))[-1].at
+        assert row.next_attempt_at is not None
+        assert (row.status, row.attempt_count) == ("pending", number)
+        assert 0.8 * delay_s <= (row.next_attempt_at - at).total_seconds() <= 1.2 * delay_s
+        await make_due(gateway)
+    await send_due(gateway.context, sender)
+    [row] = await rows(gateway)
+    assert (row.status, row.attempt_count, row.next_attempt_at) == ("dead", 10, None)
+    assert len(await attempts(gateway)) == 10
+    assert await send_due(gateway.context, sender) == 0
+    assert len(receiver.requests) == 10
+    assert len({request.webhook_id for request in receiver.requests}) == 1
+    assert len({request.body for request in receiver.requests}) == 1
+    assert all(request.verified for request in receiver.requests)
+
+
+def test_the_jitter_spreads_both_ways_and_stays_within_a_fifth() -> None:
+    delays = [retry_delay_s(2) or 0 for _ in range(1_000)]
+    assert 240 <= min(delays) < 260
+    assert 340 < max(delays) <= 360
+
+
+async def test_a_url_that_has_become_forbidden_is_never_dialled(
+    gateway: Gateway, client: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    """The operator took the network back, or the name now leads elsewhere."""
+    await create_payment(client, webhook_url=receiver.url)
+    strict = replace_settings(gateway, webhook_allow_networks=())
+    try:
+        async with guarded_client(strict.guard) as http:
+            assert await send_due(strict, http) == 1
+    finally:
+        await strict.close()
+    assert receiver.requests == []
+    [attempt] = await attempts(gateway)
+    assert "blocked_url" in (attempt.error or "")
+    assert [row.status for row in await rows(gateway)] == ["pending"]
+
+
+def replace_settings(gateway: Gateway, **changed: Any) -> Context:
+    settings = gateway.context.settings.model_copy(update=changed)
+    return open_context(settings, gateway.context.chains)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/\x7f", "http://127.0.0.1:99999/", "nonsense", "http://[::1", ""])
+async def test_a_stored_url_that_no_client_can_read_holds_up_nobody(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver, url: str
+) -> None:
+    broken = await create_payment(client, webhook_url=receiver.url)
+    async with gateway.context.db.write() as session:
+        await session.execute(update(WebhookDelivery).values(url=url))
+    await create_payment(client, webhook_url=receiver.url)
+    assert await send_due(gateway.context, sender) == 2
+    assert Counter(row.status for row in await rows(gateway)) == {"delivered": 1, "pending": 1}
+    [row] = [row for row in await rows(gateway) if row.payment_id == broken["id"]]
+    assert (row.attempt_count, row.leased_until) == (1, None)
+
+
+# --- several senders, and their deaths
+
+
+async def test_a_leased_delivery_is_taken_by_nobody_else_until_the_lease_ended(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    other: tuple[Context, httpx.AsyncClient],
+    receiver: Receiver,
+) -> None:
+    receiver.answer(HANG)
+    await create_payment(client, webhook_url=receiver.url)
+    first = asyncio.create_task(send_due(gateway.context, sender))
+    await receiver.wait_for_count(1)
+    [row] = await rows(gateway)
+    assert row.leased_until is not None
+    assert 20 < (row.leased_until - utc_now()).total_seconds() <= limits.WEBHOOK_LEASE_S
+    assert await send_due(*other) == 0
+
+    first.cancel()  # as a kill would: nothing is recorded
+    with suppress(asyncio.CancelledError):
+        await first
+    assert await attempts(gateway) == []
+    assert await send_due(*other) == 0
+    await end_leases(gateway)
+    assert await send_due(*other) == 1
+    assert len(receiver.requests) == 2
+    assert len({request.webhook_id for request in receiver.requests}) == 1
+    assert [row.status for row in await rows(gateway)] == ["delivered"]
+
+
+async def test_a_sender_that_dies_between_the_answer_and_its_record_sends_again_under_the_same_id(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await create_payment(client, webhook_url=receiver.url)
+    answered = asyncio.Event()
+
+    async def dies(*_args: Any) -> None:
+        answered.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.services.webhook._record", dies)
+        doomed = asyncio.create_task(send_due(gateway.context, sender))
+        async with asyncio.timeout(10):
+            await answered.wait()
+        doomed.cancel()
+        with suppress(asyncio.CancelledError):
+            await doomed
+    assert await send_due(gateway.context, sender) == 0
+    await end_leases(gateway)
+    assert await send_due(gateway.context, sender) == 1
+    [row] = await rows(gateway)
+    assert [request.webhook_id for request in receiver.requests] == [row.event_id] * 2
+    assert (row.status, row.attempt_count) == ("delivered", 1)
+
+
+async def test_a_slow_sender_whose_lease_ended_does_not_undo_what_a_second_one_delivered(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    other: tuple[Context, httpx.AsyncClient],
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_TIMEOUT_S", 1.0)
+    receiver.answer(HANG)
+    await create_payment(client, webhook_url=receiver.url)
+    slow = asyncio.create_task(send_due(gateway.context, sender))
+    await receiver.wait_for_count(1)
+    await end_leases(gateway)
+    assert await send_due(*other) == 1
+    await slow
+    [row] = await rows(gateway)
+    assert (row.status, row.attempt_count, row.next_attempt_at) == ("delivered", 2, None)
+    assert await send_due(gateway.context, sender) == 0
+
+
+async def test_senders_side_by_side_never_send_one_delivery_twice(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    other: tuple[Context, httpx.AsyncClient],
+    receiver: Receiver,
+) -> None:
+    for number in range(24):
+        await create_payment(client, webhook_url=receiver.url_for(f"/{number % 6}"))
+    senders = [(gateway.context, sender), other, (gateway.context, sender), other]
+    while sum(await asyncio.gather(*(send_all(*each) for each in senders))):
+        pass
+    times = Counter(request.webhook_id for request in receiver.requests)
+    assert set(times.values()) == {1}
+    assert len(times) == 24
+    assert {row.status for row in await rows(gateway)} == {"delivered"}
+
+
+# --- order, and one receiver among many
+
+
+async def test_a_payments_events_arrive_in_order_although_several_send(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    other: tuple[Context, httpx.AsyncClient],
+    receiver: Receiver,
+) -> None:
+    made = [await create_payment(client, webhook_url=receiver.url_for(f"/{number}")) for number in range(5)]
+    for payment in made:
+        await add_events(gateway, payment["id"], 5)
+    senders = [(gateway.context, sender), other, (gateway.context, sender), other]
+    while sum(await asyncio.gather(*(send_all(*each) for each in senders))):
+        pass
+    for number in range(5):
+        arrived = [version(request) for request in receiver.requests if request.path == f"/{number}"]
+        assert arrived == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_later_event_waits_while_the_first_attempt_of_an_earlier_one_is_in_flight(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    other: tuple[Context, httpx.AsyncClient],
+    receiver: Receiver,
+) -> None:
+    receiver.answer(HANG)
+    payment = await create_payment(client, webhook_url=receiver.url)
+    await add_events(gateway, payment["id"], 1)
+    first = asyncio.create_task(send_due(gateway.context, sender))
+    await receiver.wait_for_count(1)
+    assert await send_due(*other) == 0
+    first.cancel()
+    with suppress(asyncio.CancelledError):
+        await first
+    assert [version(request) for request in receiver.requests] == [1]
+
+
+async def test_a_first_attempt_that_failed_does_not_hold_up_the_later_events(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    receiver.answer(500)
+    payment = await create_payment(client, webhook_url=receiver.url)
+    await add_events(gateway, payment["id"], 2)
+    await send_all(gateway.context, sender)
+    assert [version(request) for request in receiver.requests] == [1, 2, 3]
+    assert [row.status for row in await rows(gateway)] == ["pending", "delivered", "delivered"]
+    await make_due(gateway)
+    await send_all(gateway.context, sender)
+    assert [version(request) for request in receiver.requests] == [1, 2, 3, 1]
+
+
+async def test_the_order_is_each_receivers_own(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    """A receiver that hangs holds up its own later events, and nobody else's."""
+    await client.post("/v1/webhook_endpoints", json={"url": receiver.url_for("/endpoint")})
+    async with Receiver() as dead:
+        dead.answer(then=HANG)
+        payment = await create_payment(client, webhook_url=dead.url)
+        await add_events(gateway, payment["id"], 2)
+        first = asyncio.create_task(send_due(gateway.context, sender))
+        await dead.wait_for_count(1)
+        await receiver.wait_for_count(1)
+        async with asyncio.timeout(10):
+            while len(receiver.requests) < 3:
+                await send_due(gateway.context, sender)
+        first.cancel()
+        with suppress(asyncio.CancelledError):
+            await first
+    assert [version(request) for request in receiver.requests] == [1, 2, 3]
+    assert [version(request) for request in dead.requests] == [1]
+
+
+async def test_a_slow_receiver_gets_so_many_at_once_and_keeps_nobody_waiting(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    other: tuple[Context, httpx.AsyncClient],
+    receiver: Receiver,
+) -> None:
+    async with Receiver() as slow:
+        slow.answer(then=HANG)
+        for _ in range(12):
+            await create_payment(client, webhook_url=slow.url)
+        stuck = asyncio.create_task(send_due(gateway.context, sender))
+        await slow.wait_for_count(limits.WEBHOOK_ENDPOINT_CONCURRENCY)
+        for _ in range(3):
+            await create_payment(client, webhook_url=receiver.url)
+        assert await send_due(*other) == 3  # what the others are owed, and nothing more for the slow one
+        assert await send_due(*other) == 0
+        stuck.cancel()
+        with suppress(asyncio.CancelledError):
+            await stuck
+    assert len(slow.requests) == limits.WEBHOOK_ENDPOINT_CONCURRENCY
+    assert len(receiver.requests) == 3
+
+
+async def test_a_backlog_of_one_receiver_does_not_fill_a_claim(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_CLAIM_ROWS", 8)
+    for _ in range(12):
+        await create_payment(client, webhook_url=receiver.url_for("/busy"))
+    await create_payment(client, webhook_url=receiver.url_for("/quiet"))
+    assert await send_due(gateway.context, sender) == limits.WEBHOOK_ENDPOINT_CONCURRENCY + 1
+    assert "/quiet" in {request.path for request in receiver.requests}

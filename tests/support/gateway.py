@@ -1,0 +1,131 @@
+"""A gateway on real parts for tests of the API and the services: one devnet chain, one merchant, an HTTP client."""
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import func, select
+
+from app.core.chains import Chain, ChainsFile, Finality, Native, Sweep, Token
+from app.core.clock import utc_now
+from app.core.config import Settings
+from app.core.evm import to_bytes20
+from app.core.ids import new_id
+from app.core.secrets import hash_api_key
+from app.db.base import Base
+from app.db.engine import Database
+from app.db.models import ApiKey, Merchant
+from app.services.gateway import Gateway, running_gateway
+from server import create_app
+from tests.support.anvil import MNEMONIC, Anvil
+
+API_KEY = "pwk_of_the_first_merchant"
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
+PUBLIC_URL = "https://pay.example.com"
+CHAIN_ID = 31337
+
+
+@dataclass(frozen=True)
+class Devnet:
+    """A node and the token on it."""
+
+    anvil: Anvil
+    usdc: str
+
+    def chain(self, **changed: Any) -> Chain:
+        """The chain as chains.yaml would describe it."""
+        values: dict[str, Any] = {
+            "name": "devnet",
+            "enabled": True,
+            "chain_id": CHAIN_ID,
+            "rpc_urls": (self.anvil.url,),
+            "ws_url": None,
+            "confirmations_required": 3,
+            "finality": Finality(depth=64),
+            "block_batch_size": 200,
+            "poll_interval_s": 0.1,
+            "start_block": None,
+            "native": Native(),
+            "tokens": (Token("USDC", to_bytes20(self.usdc), 6),),
+            "sweep": Sweep(),
+        }
+        return Chain(**(values | changed))
+
+
+@asynccontextmanager
+async def running_devnet() -> AsyncIterator[Devnet]:
+    async with Anvil() as anvil:
+        yield Devnet(anvil, await anvil.deploy("TestToken", "USD Coin", "USDC", 6))
+
+
+def settings_for(db_url: str, redis_url: str, **changed: Any) -> Settings:
+    values: dict[str, Any] = {
+        "database_url": db_url,
+        "redis_url": redis_url,
+        "public_url": PUBLIC_URL,
+        "mnemonic": MNEMONIC,
+        "api_key": API_KEY,
+        "webhook_secret": WEBHOOK_SECRET,
+        "secret_key": "k" * 32,
+        "webhook_allow_networks": "127.0.0.0/8",
+    }
+    return Settings(_env_file=None, **(values | changed))
+
+
+def chains_of(*chains: Chain) -> ChainsFile:
+    return ChainsFile(path=Path("chains.yaml"), chains=chains, rates=None)
+
+
+@asynccontextmanager
+async def open_gateway(db_url: str, redis_url: str, *chains: Chain, **changed: Any) -> AsyncIterator[Gateway]:
+    """A gateway over a migrated database; `changed` are settings."""
+    async with running_gateway(settings_for(db_url, redis_url, **changed), chains_of(*chains), redis_url) as gateway:
+        yield gateway
+
+
+def client_of(gateway: Gateway, api_key: str = API_KEY) -> httpx.AsyncClient:
+    """Talks to the real application in this process. An error that escapes it is a 500, as behind uvicorn."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=create_app(gateway), raise_app_exceptions=False),
+        base_url="http://paywatch.test",
+        headers={"Authorization": f"Bearer {api_key}"},
+    )
+
+
+async def add_merchant(gateway: Gateway, api_key: str) -> str:
+    """Another merchant with a key of its own; its id."""
+    async with gateway.context.db.write() as session:
+        secret = gateway.context.box.encrypt(WEBHOOK_SECRET)
+        now = utc_now()
+        merchant = Merchant(id=new_id("mer"), name="another", webhook_secret=secret, created_at=now)
+        session.add(merchant)
+        await session.flush()
+        session.add(
+            ApiKey(
+                id=new_id("key"), merchant_id=merchant.id, name="test", key_hash=hash_api_key(api_key), created_at=now
+            )
+        )
+    return merchant.id
+
+
+async def create_payment(client: httpx.AsyncClient, **changed: Any) -> dict[str, Any]:
+    """A payment of 25 USDC unless `changed`; fails unless it is answered 201."""
+    body = {"chain": "devnet", "token": "USDC", "amount": "25"} | changed
+    response = await client.post("/v1/payments", json=body)
+    assert response.status_code == 201, response.text
+    payment: dict[str, Any] = response.json()
+    return payment
+
+
+async def row_counts(db: Database) -> dict[str, int]:
+    """How many rows each table has."""
+    counts = [
+        select(func.count()).select_from(table).scalar_subquery().label(table.name)
+        for table in Base.metadata.sorted_tables
+    ]
+    async with db.read() as session:
+        return dict((await session.execute(select(*counts))).mappings().one())
