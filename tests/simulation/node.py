@@ -28,9 +28,9 @@ Answer = dict[str, Any]
 # believed, and the payment lost to all but the backup pass.
 BLOOM_IS_CHECKED = any("logsBloom" in path.read_text() for path in Path(app.blockchain.__path__[0]).glob("*.py"))
 
-# A balancer whose one backend tells what is final, and whose other one is still on a branch that lost to it. The gateway
-# takes a block for final by its height, whoever gave it, and halts at the next one. Off until it asks for the final
-# block's hash: with it on, `balanced` always, `finality_depth` 3 to 5 and `fork_rate` 0.3, 8 of 120 seeds end so.
+# A balancer whose one backend tells what is final, and whose other one is still on a branch that lost to it. The
+# gateway takes a block for final by its height, whoever gave it, and halts at the next one. Off until it asks for the
+# final block's hash: `balanced` always, `finality_depth` 3 to 5 and `fork_rate` 0.3, 8 of 120 seeds end so.
 FINALITY_IS_CONTRADICTED = False
 
 HTML = "<html>\r\n<head><title>{0}</title></head>\r\n<body><center><h1>{0}</h1></center></body>\r\n</html>"
