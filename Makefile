@@ -13,7 +13,7 @@ UV := $(UV_HOME)/bin/uv
 NPM_FLAGS := --ignore-scripts --no-audit --no-fund --loglevel=error
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test simulate check fix bench contracts lock clean
+.PHONY: help setup demo test simulate explore check fix bench contracts lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -28,6 +28,9 @@ test: check ## every check and every test (ARGS="-k name" narrows the tests)
 
 simulate: setup ## the seeded simulation of chain, nodes and kills (SEEDS=1000; ARGS="--seed 1234 -v" repeats one)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+explore: setup ## the property tests where nobody looked yet: other inputs each time, and more of them
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --hypothesis-profile explore -k "properties or link or money" $(ARGS)
 
 check: setup ## lint, format, types, borders between packages, contract artifacts
 	$(BIN)/ruff check .

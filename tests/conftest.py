@@ -5,12 +5,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from app.db import schema
 from tests.support.anvil import Anvil
 from tests.support.postgres import Postgres
 from tests.support.receiver import Receiver
 from tests.support.redis import RedisServer
+
+# The suite is the same each time; `make explore` looks where nobody looked yet (--hypothesis-profile explore).
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, max_examples=2_000)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -45,11 +45,15 @@ class ChainView(View):
 
 
 class Overview(View):
-    """What an operator wants at one glance; `payments` by status, those without any left out."""
+    """What an operator wants at one glance; `payments` by status, those without any left out.
+
+    `missed_transfers`, by chain: found only by a backup pass, ever.
+    """
 
     chains: list[ChainView]
     payments: dict[str, int]
     webhooks_due: int
+    missed_transfers: dict[str, int]
 
 
 class Check(View):
@@ -79,6 +83,9 @@ async def overview(context: Context) -> Overview:
             chains=await list_chains(context, session),
             payments=await payments.count_by_status(session),
             webhooks_due=await webhooks.count_due(session, utc_now()),
+            missed_transfers={
+                state.name: state.missed_transfers for state in (await chains.list_states(session)).values()
+            },
         )
 
 

@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.Column("head_seen_at", TIME, nullable=False),
         sa.Column("caught_up_at", TIME, nullable=True),
         sa.Column("backup_block", BIG_ID, nullable=False),
+        sa.Column("missed_transfers", sa.BigInteger(), nullable=False),
         sa.Column("rotated_address_id", BIG_ID, nullable=False),
         sa.Column("halt_code", sa.String(length=20), nullable=True),
         sa.Column("halt_detail", sa.Text(), nullable=True),

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import String, Text
+from sqlalchemy import BigInteger, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -30,6 +30,8 @@ class ChainState(Base):
     caught_up_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # Up to here the backup pass has read again.
     backup_block: Mapped[int] = mapped_column(BigId)
+    # Transfers that the scan had missed and a backup pass found, ever.
+    missed_transfers: Mapped[int] = mapped_column(BigInteger, default=0)
     # How far the rotation through all addresses' balances has come (`native.detect: balances`).
     rotated_address_id: Mapped[int] = mapped_column(BigId)
     # Why the chain stands still: `config` clears when the next check passes, `reorg` waits for an operator.

@@ -137,6 +137,8 @@ async def _credit(context: Context, chain: Chain, run: BlockRun, matched: list[M
         await transactions.replace_balances(session, news, POSITION)
         if first <= state.backup_block + 1 <= last:
             state.backup_block = last
+        if cause.kind == "backup":
+            state.missed_transfers += len(news)
         await session.flush()
         changes = await decide_again(context, session, {row["payment_id"] for row in news}, cause)
     return Reread(first, last, len(news), tuple(changes))

@@ -161,6 +161,7 @@ async def _write(context: Context, chain: Chain, base: Header, finalized_number:
                     "highest_block": base.number,
                     "finalized_block": finalized_number,
                     "backup_block": base.number,
+                    "missed_transfers": 0,
                     "rotated_address_id": 0,
                     "head_block": base.number,
                     "head_seen_at": now,

@@ -1,0 +1,43 @@
+"""What Prometheus is told. All of it comes from the database, so it is right however many processes there are."""
+
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from app.services.status import ChainStatus, Overview
+
+
+def exposition(seen: Overview) -> bytes:
+    """The overview in Prometheus' text format. A chain whose node was never reached has a state and no numbers."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, help_: str, *labels: str) -> Gauge:
+        return Gauge(name, help_, labels, namespace="paywatch", registry=registry)
+
+    head = gauge("chain_head_block", "The newest block that the node has told of.", "chain")
+    cursor = gauge("chain_cursor_block", "The last scanned block.", "chain")
+    lag_blocks = gauge("chain_lag_blocks", "Blocks between head and cursor.", "chain")
+    lag_seconds = gauge("chain_lag_seconds", "For how long the cursor has not been the head.", "chain")
+    state = gauge("chain_state", "1 for the state that the chain is in.", "chain", "state")
+    for chain in seen.chains:
+        for each in get_args(ChainStatus):
+            state.labels(chain.name, each).set(each == chain.state)
+        if chain.cursor is not None:
+            head.labels(chain.name).set(chain.head or 0)
+            cursor.labels(chain.name).set(chain.cursor)
+            lag_blocks.labels(chain.name).set(chain.lag_blocks or 0)
+            lag_seconds.labels(chain.name).set(chain.lag_seconds or 0)
+    missed = Counter(
+        "chain_missed_transfers",
+        "Transfers that the scan had missed and a backup pass found.",
+        ["chain"],
+        namespace="paywatch",
+        registry=registry,
+    )
+    for name, count in seen.missed_transfers.items():
+        missed.labels(name).inc(count)
+    payments = gauge("payments", "Payments by status.", "status")
+    for status, count in seen.payments.items():
+        payments.labels(status).set(count)
+    gauge("webhooks_due", "Deliveries whose time has come.").set(seen.webhooks_due)
+    return generate_latest(registry)
