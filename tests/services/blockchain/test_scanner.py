@@ -385,15 +385,15 @@ async def test_a_cancelled_payment_records_what_comes(watch: Watch) -> None:
 
 
 async def test_what_was_paid_while_nothing_was_scanning_is_found(opened: OpenWatch, requests: Requests) -> None:
-    """130 blocks: finalized ones in ranges of block_batch_size, the last ones as linked runs by hash."""
-    async with opened(block_batch_size=40, finality={"depth": 10}, confirmations_required=2) as watch:
+    """500 blocks: finalized ones in ranges of block_batch_size, the last ones as linked runs by hash."""
+    async with opened(block_batch_size=150, finality={"depth": 10}, confirmations_required=2) as watch:
         payments = [await watch.create(token) for token in ("ETH", "USDC") * 4]
         first = await watch.anvil.block_number() + 1
         for payment in payments:
             await watch.pay(payment)
-            await watch.anvil.mine(16)
-        last = await watch.anvil.mine(2)
-        assert last - first + 1 == 130
+            await watch.anvil.mine(62)
+        last = await watch.anvil.mine(4)
+        assert last - first + 1 == 500
         requests.bodies.clear()
         await watch.scan()
         for payment in payments:
@@ -403,9 +403,9 @@ async def test_what_was_paid_while_nothing_was_scanning_is_found(opened: OpenWat
         by_hash = [each["blockHash"] for each in filters if "blockHash" in each]
         ranges = [(int(each["fromBlock"], 16), int(each["toBlock"], 16)) for each in filters if "fromBlock" in each]
         finalized = last - 10
-        assert ranges == [(first, first + 39), (first + 40, first + 79), (first + 80, finalized)]
+        assert ranges == [(start, min(start + 149, finalized)) for start in range(first, finalized + 1, 150)]
         assert by_hash == [(await watch.anvil.block(number))["hash"] for number in range(finalized + 1, last + 1)]
-        assert len(requests.bodies) <= 25
+        assert len(requests.bodies) <= 40
         assert (await watch.state()).last_scanned_block == last
         await watch.audit()
 
