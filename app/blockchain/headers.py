@@ -21,13 +21,14 @@ class Header:
 async def fetch_header(endpoint: Endpoint, tag: str | int) -> Header:
     """Header of a height or a tag (`latest`, `finalized`). Raises BlockUnknownError when the node gives null."""
     name = hex(tag) if isinstance(tag, int) else tag
-    raw = await endpoint.call(RawHeader, "eth_getBlockByNumber", name, False)
-    if raw is None:
-        raise BlockUnknownError(f"no block {tag}")
-    header = read_header(raw)
-    if isinstance(tag, int) and header.number != tag:
-        raise InvalidAnswerError(f"asked for block {tag}, got {header.number}")
-    return header
+    return _checked(await endpoint.call(RawHeader, "eth_getBlockByNumber", name, False), tag)
+
+
+async def fetch_header_and(endpoint: Endpoint, tag: str, number: int) -> tuple[Header, Header]:
+    """The headers of a tag and of a height in one request, which one node answers. Raises as `fetch_header` does."""
+    calls: list[Call] = [("eth_getBlockByNumber", [name, False]) for name in (tag, hex(number))]
+    tagged, numbered = await endpoint.batch(RawHeader, calls)
+    return _checked(tagged, tag), _checked(numbered, number)
 
 
 async def fetch_headers(endpoint: Endpoint, numbers: Iterable[int]) -> dict[int, Header]:
@@ -42,6 +43,15 @@ async def fetch_headers(endpoint: Endpoint, numbers: Iterable[int]) -> dict[int,
             if found[number].number != number:
                 raise InvalidAnswerError(f"asked for block {number}, got {found[number].number}")
     return found
+
+
+def _checked(raw: RawHeader | None, asked: str | int) -> Header:
+    if raw is None:
+        raise BlockUnknownError(f"no block {asked}")
+    header = read_header(raw)
+    if isinstance(asked, int) and header.number != asked:
+        raise InvalidAnswerError(f"asked for block {asked}, got {header.number}")
+    return header
 
 
 def read_header(raw: RawHeader) -> Header:

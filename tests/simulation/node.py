@@ -10,28 +10,17 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 
-import app.blockchain
 from app.core import limits
 from tests.simulation.chain import CHAIN_ID, DECIMALS, Block, SimulatedChain, common_ancestor
 from tests.simulation.virtual import Clock, real_sleep
 
 Call = dict[str, Any]
 Answer = dict[str, Any]
-
-# The gateway must know by the header's bloom that an empty list of logs may be a lie; until it does, such a lie is
-# believed, and the payment lost to all but the backup pass.
-BLOOM_IS_CHECKED = any("logsBloom" in path.read_text() for path in Path(app.blockchain.__path__[0]).glob("*.py"))
-
-# A balancer whose one backend tells what is final, and whose other one is still on a branch that lost to it. The
-# gateway takes a block for final by its height, whoever gave it, and halts at the next one. Off until it asks for the
-# final block's hash: `balanced` always, `finality_depth` 3 to 5 and `fork_rate` 0.3, 8 of 120 seeds end so.
-FINALITY_IS_CONTRADICTED = False
 
 HTML = "<html>\r\n<head><title>{0}</title></head>\r\n<body><center><h1>{0}</h1></center></body>\r\n</html>"
 HTTP_FAULTS = ("429", "500", "502", "503", "hang", "reset", "truncated", "garbage", "rpc_429", "rpc_error")
@@ -131,7 +120,7 @@ class Nodes:
         self.endpoints = list(endpoints)
         self.by_tag = by_tag
         self.peaceful = True
-        self.silent_empty = BLOOM_IS_CHECKED
+        self.silent_empty = True
         self.silenced: set[bytes] = set()  # hashes of blocks whose logs were kept silent about once
         self.faults: Counter[str] = Counter()
         self.requests = 0
@@ -212,9 +201,12 @@ class Nodes:
         return None
 
     def _answers(self, endpoint: Endpoint, calls: list[Call], fault: str | None) -> list[Answer]:
-        view = self._not_against_finality(endpoint.head)
+        view = endpoint.head
         if endpoint.balanced_with is not None and not self.peaceful and self.rng.random() < 0.3:
-            view = self._not_against_finality(endpoint.balanced_with)
+            view = endpoint.balanced_with
+        final = min(view.number, self.chain.finalized_number)
+        if view.branch[final] is not self.chain.head.branch[final]:
+            self.faults["lost_to_what_is_final"] += 1
         struck = -1
         if fault is not None:
             fitting = [index for index, call in enumerate(calls) if fault in ITEM_FAULTS.get(call["method"], ())]
@@ -229,13 +221,6 @@ class Nodes:
                 answer["error"] = {"code": error.code, "message": error.message}
             answers.append(answer)
         return answers
-
-    def _not_against_finality(self, view: Block) -> Block:
-        """The view, or the last final block where it is on a branch that another one was finalized against."""
-        number = min(view.number, self.chain.finalized_number)
-        if FINALITY_IS_CONTRADICTED or view.branch[number] is self.chain.head.branch[number]:
-            return view
-        return self.chain.head.branch[number]
 
     def _batch(self, answers: list[Answer], fault: str | None) -> bytes:
         if fault == "short_batch":

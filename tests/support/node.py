@@ -7,6 +7,8 @@ from typing import Any, Self
 import httpx
 from aiohttp import web
 
+from tests.support.anvil import Anvil
+
 Call = dict[str, Any]
 Respond = Callable[[Any], Awaitable[web.Response]]
 
@@ -74,13 +76,38 @@ class ProxyNode(_Server):
         self.change = change
 
     async def respond(self, payload: Any) -> web.Response:
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-            answers = (await client.post(self._target, json=payload)).json()
+        answers = await ask(self._target, payload)
         if self.change is not None:
             made = {answer["id"]: answer for answer in calls_of(answers)}
             changed = [self.change(call, made[call["id"]]) for call in calls_of(payload)]
             answers = changed if isinstance(payload, list) else changed[0]
         return web.json_response(answers)
+
+
+class Balancer(_Server):
+    """One URL before two nodes: `head` tells the newest block, `final` says that its block at `final_height` is final,
+    and `blocks` answers everything else.
+    """
+
+    def __init__(self, node: Anvil, final_height: int) -> None:
+        super().__init__()
+        self.head = self.final = self.blocks = node
+        self.final_height = final_height
+
+    async def respond(self, payload: Any) -> web.Response:
+        answers = [await self._answer(call) for call in calls_of(payload)]
+        return web.json_response(answers if isinstance(payload, list) else answers[0])
+
+    async def _answer(self, call: Call) -> Call:
+        name = call["params"][0] if call["method"] == "eth_getBlockByNumber" else None
+        if name == "finalized":
+            return await ask(self.final.url, call | {"params": [hex(self.final_height), False]})
+        return await ask((self.head if name == "latest" else self.blocks).url, call)
+
+
+async def ask(url: str, payload: Any) -> Any:
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        return (await client.post(url, json=payload)).json()
 
 
 def result(call: Call, value: Any) -> Call:

@@ -15,7 +15,6 @@ from app.core.clock import from_unix, utc_now
 from app.core.evm import checksum
 from app.core.logger import get_logger
 from app.db.repositories import chains
-from app.services.blockchain.plan import fetch_finalized
 from app.services.blockchain.rows import header_row
 from app.services.context import Context
 
@@ -133,15 +132,19 @@ async def _check_tokens(context: Context, chain: Chain, endpoint: Endpoint) -> N
 
 
 async def _base(chain: Chain, endpoint: Endpoint) -> tuple[Header, int]:
-    """The block under the first one to be scanned, and the height of the last final one."""
+    """The block under the first one to be scanned, and the height that a fork below it would restart at: that of the
+    last final block, or the one below the base where only heights say that the base is final.
+    """
     head = await fetch_header(endpoint, "latest")
-    finalized_number = await fetch_finalized(chain, endpoint, head)
-    if chain.start_block is None:
-        return head, min(finalized_number, head.number)
-    if chain.start_block > head.number + 1:
+    final = await fetch_header(endpoint, chain.finality.tag) if chain.finality.tag else None
+    if chain.start_block is not None and chain.start_block > head.number + 1:
         raise ChainMismatchError(f"start_block {chain.start_block} is above the head {head.number}")
-    base = await fetch_header(endpoint, max(chain.start_block - 1, 0))
-    return base, min(finalized_number, base.number)
+    base = head if chain.start_block is None else await fetch_header(endpoint, max(chain.start_block - 1, 0))
+    if final is None:
+        return base, max(base.number - (chain.finality.depth or 0), 0)
+    if (final.number, final.hash) == (base.number, base.hash):
+        return base, base.number
+    return base, max(min(final.number, base.number - 1), 0)
 
 
 async def _write(context: Context, chain: Chain, base: Header, finalized_number: int) -> None:

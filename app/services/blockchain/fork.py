@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from app.blockchain.errors import NodeBehindError
-from app.blockchain.headers import Header, fetch_header, fetch_headers
+from app.blockchain.errors import InvalidAnswerError, NodeBehindError
+from app.blockchain.headers import Header, fetch_header, fetch_header_and, fetch_headers
 from app.blockchain.rpc import Endpoint
 from app.core import limits
 from app.core.chains import Chain
@@ -43,7 +43,9 @@ async def roll_back(context: Context, chain: Chain, endpoint: Endpoint, cursor: 
     """Take the cursor back to the common ancestor, and what was credited above it with it.
 
     A fork below finality halts the chain: an operator decides, nobody guesses. One that reaches below the first block
-    ever scanned restarts there, since nothing was credited below it. Raises NodeError; nothing is written then.
+    ever scanned restarts there, since nothing was credited below it. Raises NodeError; nothing is written then:
+    InvalidAnswerError when the node has our cursor after all, NodeBehindError when it is on a branch that lost to what
+    is final.
     """
     async with context.db.read() as session:
         lowest = max(cursor.first_block, cursor.number - limits.HEADER_WINDOW_BLOCKS)
@@ -53,7 +55,10 @@ async def roll_back(context: Context, chain: Chain, endpoint: Endpoint, cursor: 
     if ancestor is None and whole and cursor.first_block >= cursor.finalized_number:
         # What was mined above the first block may now stand below it, but never below the last final one.
         ancestor = await fetch_header(endpoint, cursor.finalized_number)
+    if ancestor is not None and ancestor.number == cursor.number:
+        raise InvalidAnswerError(f"the node contradicts block {cursor.number} and has it")
     if ancestor is None or ancestor.number < cursor.finalized_number:
+        await _require_final(context, chain, endpoint, cursor)
         await _halt(context, chain, cursor)
         return []
     return await _write(context, chain, cursor, ancestor)
@@ -79,6 +84,21 @@ async def _common_ancestor(endpoint: Endpoint, ours: Sequence[tuple[int, bytes]]
     if not contradicted:
         raise NodeBehindError("the node has none of the scanned blocks")
     return None
+
+
+async def _require_final(context: Context, chain: Chain, endpoint: Endpoint, cursor: Cursor) -> None:
+    """Raise NodeError unless another block is final for the node where ours is: one that was left on a lost branch
+    must not halt us, and behind a balancer it may be anybody who told of the fork.
+    """
+    number = cursor.finalized_number
+    top, theirs = await fetch_header_and(endpoint, chain.finality.tag or "latest", number)
+    final_height = top.number - (chain.finality.depth or 0)
+    if final_height < number:
+        raise NodeBehindError(f"the node left our branch and is final only to {final_height}, we to {number}")
+    async with context.db.read() as session:
+        ours = await chains.get_header(session, chain.chain_id, number)
+    if ours is not None and ours.hash == theirs.hash:
+        raise InvalidAnswerError(f"the node contradicts the final block {number} and has it")
 
 
 async def _write(

@@ -17,7 +17,7 @@ from app.db.models import Transaction
 from app.db.repositories import addresses, payments
 from app.services.blockchain.balances import Inflows, Surpluses, find_surpluses, still_there
 from app.services.blockchain.chains import require_same_chain
-from app.services.blockchain.plan import Plan
+from app.services.blockchain.plan import Plan, finalized_by
 from app.services.context import Context
 
 log = get_logger(__name__)
@@ -29,6 +29,7 @@ Matched = tuple[ObservedTransfer, str]  # with the id of the payment whose addre
 class Findings:
     """What a step brings home, checked, before anything is locked or written.
 
+    `finalized_number`: up to where our chain is final once the run is written.
     `rotated_address_id`: how far the rotation through all addresses' balances has come; None when it did not turn.
     `inflows`: what was recorded when balances were compared with it.
     """
@@ -36,6 +37,7 @@ class Findings:
     run: BlockRun | None
     transfers: tuple[Matched, ...]
     verified_ids: tuple[int, ...]
+    finalized_number: int
     rotated_address_id: int | None = None
     inflows: Inflows = field(default_factory=dict)
 
@@ -43,6 +45,7 @@ class Findings:
 async def gather(context: Context, chain: Chain, endpoint: Endpoint, plan: Plan) -> Findings:
     """Blocks, transfers and second looks of one step. Raises NodeError."""
     run = await _next_run(context, chain, endpoint, plan) if plan.blocks else None
+    finalized_number = finalized_by(chain, plan, run.headers if run else ())
     matched = await match(context, endpoint, run) if run is not None else []
     looked = Surpluses()
     if run is not None and chain.native.detect == "balances":
@@ -52,7 +55,9 @@ async def gather(context: Context, chain: Chain, endpoint: Endpoint, plan: Plan)
     async with context.db.read() as session:
         candidates = await payments.unverified(session, chain.chain_id, reached.number)
     verified_ids = await _verify(context, chain, endpoint, candidates, reached)
-    return Findings(run, tuple(matched), tuple(verified_ids), looked.rotated_address_id, looked.inflows)
+    return Findings(
+        run, tuple(matched), tuple(verified_ids), finalized_number, looked.rotated_address_id, looked.inflows
+    )
 
 
 async def match(context: Context, endpoint: Endpoint, run: BlockRun) -> list[Matched]:
@@ -68,19 +73,19 @@ async def _next_run(context: Context, chain: Chain, endpoint: Endpoint, plan: Pl
     ahead = context.ahead.take(chain.chain_id, endpoint, plan.cursor.number + 1)
     run = await (ahead if ahead is not None else _fetch(context, chain, endpoint, plan.cursor.number + 1, plan))
     following = run.headers[-1].number + 1
-    if following <= plan.finalized_number:
+    if following <= plan.final_height:
         context.ahead.start(chain.chain_id, endpoint, following, _fetch(context, chain, endpoint, following, plan))
     return run
 
 
 async def _fetch(context: Context, chain: Chain, endpoint: Endpoint, first: int, plan: Plan) -> BlockRun:
-    last = min(first + plan.blocks - 1, plan.finalized_number) if first <= plan.finalized_number else plan.last
+    last = min(first + plan.blocks - 1, plan.final_height) if first <= plan.final_height else plan.last
     return await fetch_run(
         endpoint,
         first,
         last,
         [token.address for token in chain.tokens],
-        by_range=last <= plan.finalized_number,
+        by_range=last <= plan.final_height,
         second=context.nodes.nodes(chain).pick(other_than=endpoint),
         trace=chain.native.detect == "trace",
     )

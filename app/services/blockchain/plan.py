@@ -1,15 +1,16 @@
 """What a step is to read next."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from app.blockchain.errors import NodeBehindError
+from app.blockchain.errors import InvalidAnswerError, NodeBehindError
 from app.blockchain.headers import Header, fetch_header
 from app.blockchain.rpc import Endpoint
 from app.core import limits
 from app.core.chains import Chain
 from app.core.clock import utc_now
+from app.core.evm import hex0x
 from app.db.models import ChainState
 from app.db.repositories import chains
 from app.services.blockchain.link import Link, link
@@ -36,13 +37,20 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Blocks after `cursor` up to `last` (none when `last` is the cursor), or a `fork` to be undone first."""
+    """Blocks after `cursor` up to `last` (none when `last` is the cursor), or a `fork` to be undone first.
+
+    `final_height`: up to here the node calls its blocks final, which is good for choosing ranges and proves nothing.
+    `final`: the node's last final block where finality goes by a tag; None else, and when it was not asked for.
+    `finalized_number`: up to here the blocks of our own chain are known to be final, before the planned ones are read.
+    """
 
     cursor: Cursor
     head: Header
     began_at: datetime
-    finalized_number: int
     last: int
+    final_height: int
+    finalized_number: int
+    final: Header | None = None
     fork: bool = False
 
     @property
@@ -66,26 +74,50 @@ async def plan_range(context: Context, chain: Chain, endpoint: Endpoint, cursor:
     """
     began_at = utc_now()
     head = await fetch_header(endpoint, "latest")
-    idle = Plan(cursor, head, began_at, cursor.finalized_number, cursor.number)
+    idle = Plan(cursor, head, began_at, cursor.number, cursor.finalized_number, cursor.finalized_number)
     if head.number > cursor.number:
-        finalized_number = max(await fetch_finalized(chain, endpoint, head), cursor.finalized_number)
-        last = min(finalized_number, cursor.number + chain.block_batch_size)
-        if last <= cursor.number:
-            last = min(head.number, cursor.number + limits.LINKED_RUN_BLOCKS)
-        return Plan(cursor, head, began_at, finalized_number, last)
+        return await _onwards(context, chain, endpoint, idle)
     relation = link(await _window_from(context, chain, head.number), head)
     if relation is Link.FORK:
-        return Plan(cursor, head, began_at, cursor.finalized_number, cursor.number, fork=True)
+        return replace(idle, fork=True)
     if head.number < cursor.number:
         raise NodeBehindError(f"the node's head {head.number} is below the cursor {cursor.number}")
     return idle
 
 
-async def fetch_finalized(chain: Chain, endpoint: Endpoint, head: Header) -> int:
-    """Height of the last final block: by the chain's tag, else by its depth under the head."""
-    if chain.finality.tag is None:
-        return max(head.number - (chain.finality.depth or 0), 0)
-    return min((await fetch_header(endpoint, chain.finality.tag)).number, head.number)
+async def _onwards(context: Context, chain: Chain, endpoint: Endpoint, idle: Plan) -> Plan:
+    cursor, head = idle.cursor, idle.head
+    final = await fetch_header(endpoint, chain.finality.tag) if chain.finality.tag else None
+    final_height = min(final.number, head.number) if final else head.number - (chain.finality.depth or 0)
+    finalized_number = cursor.finalized_number
+    if final is not None and final.number <= cursor.number:
+        async with context.db.read() as session:
+            ours = await chains.get_header(session, chain.chain_id, final.number)
+        if ours is not None and ours.hash != final.hash:
+            return replace(idle, fork=True)
+        if ours is not None:  # one that is no longer kept proves nothing
+            finalized_number = max(finalized_number, final.number)
+    last = min(final_height, cursor.number + chain.block_batch_size)
+    if last <= cursor.number:
+        last = min(head.number, cursor.number + limits.LINKED_RUN_BLOCKS)
+    return Plan(cursor, head, idle.began_at, last, final_height, finalized_number, final)
+
+
+def finalized_by(chain: Chain, plan: Plan, headers: Sequence[Header]) -> int:
+    """Up to where our own chain is final with the `headers` that a step adds to it.
+
+    Final is what has the final block's hash, or lies `depth` blocks under our own tip; whose word a height is, nobody
+    knows. Raises InvalidAnswerError when another block is at the final height.
+    """
+    if chain.finality.depth is not None:
+        tip = headers[-1].number if headers else plan.cursor.number
+        return max(plan.finalized_number, tip - chain.finality.depth)
+    for header in headers:
+        if plan.final is not None and header.number == plan.final.number:
+            if header.hash != plan.final.hash:
+                raise InvalidAnswerError(f"block {header.number} is {hex0x(header.hash)}, but another one is final")
+            return max(plan.finalized_number, header.number)
+    return plan.finalized_number
 
 
 async def _window_from(context: Context, chain: Chain, number: int) -> Sequence[tuple[int, bytes]]:

@@ -91,7 +91,9 @@ async def _write(context: Context, chain: Chain, plan: Plan, findings: Findings)
         await transactions.record(session, [row for row in rows if row["position"] == POSITION])
         await transactions.mark_verified(session, list(findings.verified_ids))
         _advance(state, plan, findings, headers[-1] if headers else None)
-        keep_from = min(state.finalized_block, state.last_scanned_block - limits.HEADER_WINDOW_BLOCKS)
+        # During a catch-up nothing is known to be final for long: what the node calls so will do for throwing away.
+        final_height = max(state.finalized_block, plan.final.number if plan.final else 0)
+        keep_from = min(final_height, state.last_scanned_block - limits.HEADER_WINDOW_BLOCKS)
         await chains.delete_headers_below(session, chain.chain_id, keep_from)
         await session.flush()  # `decide_again` reads the cursor and the transfers
         touched = {payment_id for _, payment_id in findings.transfers}
@@ -136,6 +138,6 @@ def _advance(state: ChainState, plan: Plan, findings: Findings, last: Header | N
         state.caught_up_at = plan.began_at
     if findings.rotated_address_id is not None:
         state.rotated_address_id = findings.rotated_address_id
-    state.finalized_block = max(state.finalized_block, plan.finalized_number)
+    state.finalized_block = max(state.finalized_block, findings.finalized_number)
     state.head_block = plan.head.number
     state.head_seen_at = plan.began_at
