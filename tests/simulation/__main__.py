@@ -14,7 +14,18 @@ from tests.support.postgres import Postgres
 
 TOLD = 8  # failed seeds whose problems are printed
 CHUNK = 10  # seeds that a process takes at once
-COUNTS = ("blocks", "reorgs", "steps", "jobs failed", "requests", "payments", "transfers", "orphaned")
+COUNTS = (
+    "blocks",
+    "reorgs",
+    "steps",
+    "jobs failed",
+    "requests",
+    "payments",
+    "transfers",
+    "orphaned",
+    "passes",
+    "rescans",
+)
 
 
 def run_all(seeds: Iterable[int], postgres: bool = False, keep_log: bool = False) -> list[Report]:

@@ -1,7 +1,9 @@
 """A simulated chain: a tree of blocks, of which one branch is canonical. Deterministic, and it knows no node."""
 
+import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -38,14 +40,52 @@ def transfer_log(token: bytes, sender: bytes, recipient: bytes, units: int) -> L
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """A call inside a transaction. A failed one and those under it pay nothing, and a DELEGATECALL moves nothing."""
+
+    sender: bytes
+    to: bytes
+    value: int
+    kind: str = "CALL"
+    failed: bool = False
+    calls: tuple["Frame", ...] = ()
+
+    @property
+    def trace(self) -> dict[str, Any]:
+        """As geth's callTracer has it."""
+        frame = {
+            "type": self.kind,
+            "from": hex0x(self.sender),
+            "to": hex0x(self.to),
+            "value": hex(self.value),
+            "gas": "0x5208",
+            "gasUsed": "0x5208",
+            "input": "0x",
+        }
+        if self.failed:
+            frame["error"] = "execution reverted"
+        return frame | ({"calls": [call.trace for call in self.calls]} if self.calls else {})
+
+    def paid(self) -> Iterator["Frame"]:
+        """It and the frames under it that moved value, in the order they ran."""
+        if self.failed:
+            return
+        if self.value and self.kind in ("CALL", "SELFDESTRUCT"):
+            yield self
+        for call in self.calls:
+            yield from call.paid()
+
+
+@dataclass(frozen=True, slots=True)
 class Tx:
-    """The same in whatever block it is mined. `logs` are what it emits when it succeeds."""
+    """The same in whatever block it is mined. `logs` are what it emits when it succeeds, `frames` what it calls."""
 
     hash: bytes
     sender: bytes
     to: bytes | None
     value: int
     logs: tuple[Log, ...] = ()
+    frames: tuple[Frame, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +239,23 @@ class Block:
         ]
 
     @cached_property
+    def traces(self) -> list[dict[str, Any]]:
+        """The answer to debug_traceBlockByHash with callTracer."""
+        return [
+            {
+                "txHash": hex0x(mined.tx.hash),
+                "result": Frame(
+                    mined.tx.sender,
+                    mined.tx.to or bytes(20),
+                    mined.tx.value,
+                    failed=not mined.succeeded,
+                    calls=mined.tx.frames,
+                ).trace,
+            }
+            for mined in self.mined
+        ]
+
+    @cached_property
     def transfers(self) -> tuple[Transfer, ...]:
         """What really moved: successful transactions only, no zero values, watched tokens by their address."""
         found = []
@@ -217,6 +274,11 @@ class Block:
                     position = f"log:{log_index}"
                     found.append(Transfer(*common, position, recipient, log.address, units, sender, tx.hash, log_index))
                 log_index += 1
+            nth: Counter[bytes] = Counter()
+            for frame in itertools.chain.from_iterable(frame.paid() for frame in tx.frames):
+                position = f"trace:{nth[frame.to]}"
+                nth[frame.to] += 1
+                found.append(Transfer(*common, position, frame.to, NATIVE, frame.value, frame.sender, tx.hash, None))
         return tuple(found)
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from tests.simulation.chain import (
@@ -14,6 +14,7 @@ from tests.simulation.chain import (
     ROUTER,
     TRANSFER,
     USDC,
+    Frame,
     Log,
     SimulatedChain,
     Tx,
@@ -62,11 +63,12 @@ class Intent:
 
 
 class Customers:
-    """Makes transactions; a world decides which block they come into."""
+    """Makes transactions; a world decides which block they come into. `through_contracts`: some pay by inner calls."""
 
-    def __init__(self, chain: SimulatedChain, rng: random.Random) -> None:
+    def __init__(self, chain: SimulatedChain, rng: random.Random, through_contracts: bool) -> None:
         self.chain = chain
         self.rng = rng
+        self.through_contracts = through_contracts
         self.intents: list[Intent] = []
         self.orders: list[Order] = []
 
@@ -83,7 +85,7 @@ class Customers:
     def noise(self) -> Iterator[Tx]:
         """What else is in a block: strangers, tokens that nobody watches, and spam to our addresses."""
         for _ in range(self.rng.choice((0, 0, 1, 1, 2, 3))):
-            kind = self.rng.randrange(6)
+            kind = self.rng.randrange(8)
             stranger = self.rng.randbytes(20)
             ours = self.rng.choice(self.orders).address if self.orders else stranger
             if kind == 0:
@@ -98,8 +100,15 @@ class Customers:
                 yield self._token(self._log(FAKE, ours, 10**30))
             elif kind == 4:  # ERC-721: the same topic, the id indexed, no data
                 yield self._token(Log(NFT, (TRANSFER, bytes(32), bytes(12) + ours, self.rng.randbytes(32)), b""))
-            else:
+            elif kind == 5:
                 yield self._native(ours, 0)
+            elif kind == 6:  # frames that move nothing: failed, under a failed one, or a delegation
+                paying = Frame(ROUTER, ours, 10**18)
+                yield self._calls(
+                    Frame(ROUTER, stranger, 5, failed=True, calls=(paying,)), replace(paying, failed=True)
+                )
+            else:
+                yield self._calls(Frame(ROUTER, ours, 10**18, kind="DELEGATECALL"), Frame(ROUTER, stranger, 7))
 
     def _plan(self, habit: str, order: Order, soon: int, late: int) -> Iterator[tuple[Tx, int, bool]]:
         """The transactions of a habit: each with the moment from which it can be mined, and whether it will revert."""
@@ -158,9 +167,25 @@ class Customers:
         return [self._token(*(self._log(order.asset, order.address, part) for part in parts))]
 
     def _send(self, asset: bytes, recipient: bytes, units: int) -> Tx:
+        if asset == NATIVE and self.through_contracts and self.rng.random() < 0.5:
+            return self._calls(*self._inner(recipient, units))
         if asset == NATIVE:
             return self._native(recipient, units)
         return self._token(self._log(asset, recipient, units))
+
+    def _inner(self, recipient: bytes, units: int) -> Iterator[Frame]:
+        """A batch that pays strangers, too, and `recipient` once or in two parts, some deeper, some by destruction."""
+        parts = self._split(units, self.rng.choice((1, 2)))
+        for part in parts:
+            kind = self.rng.choice(("CALL", "CALL", "SELFDESTRUCT"))
+            paying = Frame(ROUTER, recipient, part, kind)
+            if self.rng.random() < 0.5:
+                paying = Frame(ROUTER, self.rng.randbytes(20), 0, calls=(Frame(ROUTER, recipient, 0), paying))
+            yield paying
+            yield Frame(ROUTER, self.rng.randbytes(20), 1 + self.rng.randrange(10**9))
+
+    def _calls(self, *frames: Frame) -> Tx:
+        return Tx(self.chain.new_hash(), self.rng.randbytes(20), ROUTER, self.rng.choice((0, 10**18)), (), frames)
 
     def _native(self, recipient: bytes, units: int) -> Tx:
         return Tx(self.chain.new_hash(), self.rng.randbytes(20), recipient, units)

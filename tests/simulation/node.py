@@ -31,6 +31,7 @@ ITEM_FAULTS: dict[str, tuple[str, ...]] = {
     "eth_getLogs": ("foreign_logs", "removed_logs", "doubled_logs", "null_logs", "silent_empty"),
     "eth_getTransactionReceipt": ("null_receipt", "stale_receipt"),
     "eth_getBlockReceipts": ("null_receipt", "short_receipts"),
+    "debug_traceBlockByHash": ("null_traces", "short_traces"),
 }
 RPC_ERRORS = (
     (-32603, "Internal error"),
@@ -258,6 +259,11 @@ class Nodes:
         if method == "eth_getBlockReceipts":
             block = self._named(endpoint, view, params[0])
             return None if block is None else block.receipts
+        if method == "debug_traceBlockByHash":
+            block = self._by_hash(endpoint, params[0])
+            if block is None:
+                raise NodeRefusalError(-32000, f"block {params[0]} not found")  # geth
+            return block.traces
         if method == "eth_getBalance":
             block = self._named(endpoint, view, params[1])
             if block is None:
@@ -333,7 +339,7 @@ class Nodes:
     # What is not true of it
 
     def _falsify(self, view: Block, call: Call, result: Any, fault: str) -> Any:
-        if fault in ("null_block", "null_receipt", "null_logs"):
+        if fault in ("null_block", "null_receipt", "null_logs", "null_traces"):
             return None
         if fault == "wrong_block":
             return self._wrong_block(view, call, result)
@@ -352,7 +358,7 @@ class Nodes:
             return self._silenced(result)
         if fault == "stale_receipt":
             return self._stale_receipt(view, call)
-        if fault == "short_receipts" and result:
+        if fault in ("short_receipts", "short_traces") and result:
             return result[:-1]
         return result
 

@@ -38,7 +38,7 @@ chains:
     confirmations_required: {confirmations}
     finality: {finality}
     block_batch_size: {batch_blocks}
-    native: {{symbol: ETH, decimals: 18, detect: blocks}}
+    native: {{symbol: ETH, decimals: 18, detect: {detect}}}
     tokens:
       - {{symbol: USDC, address: "0x{usdc}", decimals: 6}}
       - {{symbol: DAI, address: "0x{dai}", decimals: 18}}
@@ -146,6 +146,7 @@ class Runs:
             confirmations=weather.confirmations if weather else 1,
             finality=finality,
             batch_blocks=weather.batch_blocks if weather else 1,
+            detect=weather.detect if weather else "blocks",
             usdc=USDC.hex(),
             dai=DAI.hex(),
         )

@@ -57,8 +57,15 @@ async def judge(world: "World") -> list[str]:
     """Everything that is wrong, a sentence each."""
     rows = await _read(world)
     canonical = world.chain.head.branch[world.floor + 1 :]
-    expected = [each for block in canonical for each in block.transfers if each.recipient in rows.addresses]
+    expected = [
+        each
+        for block in canonical
+        for each in block.transfers
+        if each.recipient in rows.addresses
+        and (world.weather.detect == "trace" or not each.position.startswith("trace:"))
+    ]
     world.report.counts["transfers"] = len(expected)
+    world.report.counts["internal"] = sum(each.position.startswith("trace:") for each in expected)
     world.report.counts["orphaned"] = sum(not row.canonical for row in rows.transactions)
     for event in itertools.chain.from_iterable(rows.events.values()):
         world.report.counts[event.type] += 1
@@ -115,6 +122,9 @@ def _headers(world: "World", rows: Rows) -> list[str]:
         problems.append(f"the cursor is at {state.last_scanned_block}, the head is {head.number}")
     if not headers or headers[-1].number != state.last_scanned_block:
         problems.append("the last header is not the cursor's")
+    if not state.backup_block == state.finalized_block == world.chain.finalized_number:
+        told = f"{state.finalized_block}, read again to {state.backup_block}"
+        problems.append(f"final to {told}; the chain is final to {world.chain.finalized_number}")
     problems += [
         f"header {child.number} is not linked to {parent.number}"
         for parent, child in itertools.pairwise(headers)

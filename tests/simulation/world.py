@@ -19,6 +19,7 @@ from app.core.chains import ChainsFile
 from app.core.config import Settings
 from app.core.errors import ChainUnavailable, NotCancellable
 from app.services import payments
+from app.services.blockchain.backup import Reread, backup_pass, rescan_blocks
 from app.services.blockchain.chains import prepare
 from app.services.blockchain.scanner import step
 from app.services.ledger import Cause
@@ -57,6 +58,8 @@ class Weather:
     order_rate: float
     lag_blocks: int
     balanced: bool
+    detect: str
+    audit_rate: float
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Weather":
@@ -79,6 +82,8 @@ class Weather:
             order_rate=rng.choice((0.15, 0.3, 0.5)),
             lag_blocks=rng.choice((0, 0, 2, 6)),
             balanced=rng.random() < 0.25,
+            detect=rng.choice(("blocks", "blocks", "trace")),
+            audit_rate=rng.choice((0.1, 0.3)),
         )
 
 
@@ -117,7 +122,7 @@ class World:
         self.chain = SimulatedChain(
             self.rng, weather.finality_depth, weather.epoch if weather.by_tag else 1, weather.blooms, self.clock.unix
         )
-        self.customers = Customers(self.chain, self.rng)
+        self.customers = Customers(self.chain, self.rng, through_contracts=weather.detect == "trace")
         self.turns = Turns(self.rng, free=not installation.settings.database_url.startswith("sqlite"))
         loop.when_idle(self.turns.choose)
         for _ in range(self.rng.randrange(2, 12)):
@@ -160,6 +165,7 @@ class World:
     async def _start(self) -> None:
         self.api = self._worker()
         self.listeners = [self._worker(), self._worker()]
+        self.auditor = self._worker()
         assert (await prepare(self.api.context, self.api.chain)).problem is None
         self.floor = self.chain.head.number
         self.log(f"begins at block {self.floor}")
@@ -191,6 +197,34 @@ class World:
             if not outcome.progressed:
                 return "changes" if outcome.changes else "problem" if outcome.problem else "at rest"
         return "on the way"
+
+    async def _backup(self, worker: Worker) -> str:
+        """The backup pass's job. A node may keep a payment from the scan once, and never for good."""
+        outcome = await backup_pass(worker.context, worker.chain)
+        if outcome is None:
+            return "at rest"
+        self._reread(worker, "passes", outcome)
+        return "problem" if outcome.problem else "on the way"
+
+    async def _rescan(self, worker: Worker, first: int, last: int | None) -> None:
+        """The operator's job."""
+        async for outcome in rescan_blocks(worker.context, worker.chain, first, last):
+            self._reread(worker, "rescans", outcome)
+
+    def _reread(self, worker: Worker, kind: str, outcome: Reread) -> None:
+        self.report.counts[kind] += 1
+        self.log(f"{worker.name} {kind}: {outcome.first} to {outcome.last} {outcome.problem or ''}")
+        if outcome.found:
+            self.report.problems.append(f"{kind}: {outcome.found} missed from {outcome.first} to {outcome.last}")
+
+    def _audit(self) -> Callable[[], Awaitable[Any]]:
+        """A second look, for the auditor."""
+        worker = self.auditor
+        if self.rng.random() < 0.7:
+            return lambda: self._backup(worker)
+        first = self.rng.randint(self.floor + 1, self.chain.head.number + 1)
+        last = first + self.rng.randrange(12) if self.rng.random() < 0.8 else None
+        return lambda: self._rescan(worker, first, last)
 
     def _armed(self, worker: Worker, job: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
         """A job with the traps of the weather."""
@@ -274,6 +308,8 @@ class World:
         if rng.random() > 0.15:
             listeners = self.listeners if together else self.listeners[:1]
             jobs += [(each, partial(self._follow, each, rng.choice((1, 1, 2, 4)))) for each in listeners]
+        if rng.random() < weather.audit_rate:
+            jobs.append((self.auditor, self._audit()))
         rng.shuffle(jobs)
         if together:
             outcomes = await asyncio.gather(*(self._armed(*job) for job in jobs))
@@ -288,6 +324,7 @@ class World:
                 self._ordered(order, outcome)
         self.api = await self._replaced(self.api)
         self.listeners = [await self._replaced(listener) for listener in self.listeners]
+        self.auditor = await self._replaced(self.auditor)
 
     def _ordered(self, order: Order, view: payments.PaymentView) -> None:
         order = replace(
@@ -412,16 +449,24 @@ class World:
             endpoint.down, endpoint.balanced_with = False, None
             endpoint.look(self.chain.head, 0)
         self.log(f"peace at block {self.chain.head.number}")
-        worker, quiet = self.listeners[0], 0
+        listener, auditor = self.listeners[0], self.auditor
+        await self._to_rest(listener, lambda: self._follow(listener, 1))
+        await self._to_rest(auditor, lambda: self._backup(auditor))
+        outcome = await auditor.run(lambda: self._rescan(auditor, self.chain.finalized_number + 1, None))
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+    async def _to_rest(self, worker: Worker, job: Callable[[], Awaitable[str]]) -> None:
+        quiet = 0
         for _ in range(PEACE_STEPS):
-            outcome = await worker.run(lambda: self._follow(worker, 1))
+            outcome = await worker.run(job)
             if isinstance(outcome, BaseException):
                 raise outcome
             self.clock.advance(QUIET_S)
             quiet = quiet + 1 if outcome == "at rest" else 0
             if quiet == 2:
                 return
-        self.report.problems.append(f"not at rest after {PEACE_STEPS} steps: {self.report.log[-1]}")
+        self.report.problems.append(f"not at rest after {PEACE_STEPS} turns: {self.report.log[-1]}")
 
     def _count(self) -> None:
         counts, chain = self.report.counts, self.chain

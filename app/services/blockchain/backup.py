@@ -135,7 +135,8 @@ async def _credit(context: Context, chain: Chain, run: BlockRun, matched: list[M
                 raise InvalidAnswerError(f"block {header.number} is {hex0x(header.hash)} here, another one was scanned")
         news = await transactions.record(session, [transfer_row(chain, *found) for found in matched])
         await transactions.replace_balances(session, news, POSITION)
-        if first <= state.backup_block + 1 <= last:
+        # A rescan asks the preferred endpoint, perhaps the very one that missed something, so it is no backup.
+        if cause.kind == "backup" and first <= state.backup_block + 1 <= last:
             state.backup_block = last
         if cause.kind == "backup":
             state.missed_transfers += len(news)
