@@ -14,18 +14,8 @@ from tests.support.postgres import Postgres
 
 TOLD = 8  # failed seeds whose problems are printed
 CHUNK = 10  # seeds that a process takes at once
-COUNTS = (
-    "blocks",
-    "reorgs",
-    "steps",
-    "jobs failed",
-    "requests",
-    "payments",
-    "transfers",
-    "orphaned",
-    "passes",
-    "rescans",
-)
+COUNTS = ("blocks", "reorgs", "steps", "passes", "rescans", "jobs failed", "requests", "payments")
+TRANSFERS = ("transfers", "internal", "orphaned")  # of the final chain; those inside transactions; taken back by forks
 
 
 def run_all(seeds: Iterable[int], postgres: bool = False, keep_log: bool = False) -> list[Report]:
@@ -89,7 +79,7 @@ def _summary(reports: list[Report], failed: list[Report], seconds: float) -> str
     lines = [
         "",
         f"{len(reports)} runs in {seconds:.0f} s, {len(failed)} failed",
-        ", ".join(f"{counts[name]} {name}" for name in COUNTS) + f", {kills} kills",
+        ", ".join(f"{counts[name]} {name}" for name in COUNTS + TRANSFERS) + f", {kills} kills",
         "events: " + ", ".join(f"{kind.removeprefix('payment.')} {count}" for kind, count in events),
         "faults: " + ", ".join(f"{kind} {count}" for kind, count in faults.most_common()),
     ]

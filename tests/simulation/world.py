@@ -67,7 +67,7 @@ class Weather:
         return cls(
             ticks=rng.randrange(18, 36),
             by_tag=rng.random() < 0.5,
-            finality_depth=rng.randrange(4, 17),
+            finality_depth=rng.randrange(3, 17),
             epoch=rng.choice((1, 1, 4)),
             confirmations=rng.choice((1, 1, 2, 3, 5, 8)),
             batch_blocks=rng.choice((2, 5, 12, 30)),
