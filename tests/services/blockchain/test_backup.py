@@ -209,6 +209,17 @@ async def test_rescan_credits_what_is_missing_and_again_nothing(
         await watch.audit()
 
 
+async def test_a_rescan_leaves_the_backup_pass_its_blocks(
+    opened: OpenWatch, liar: ProxyNode, honest: ProxyNode
+) -> None:
+    """It asks the preferred endpoint again, which may hide the same again."""
+    async with opened(rpc_urls=[liar.url, honest.url], finality=SHALLOW) as watch:
+        await two_payments(watch)
+        await watch.mine_and_scan(4)
+        assert sum(outcome.found for outcome in await rescan(watch)) == 0
+        assert (await passes(watch)).found == 2
+
+
 async def test_rescan_reads_only_the_blocks_that_it_was_given(opened: OpenWatch, liar: ProxyNode) -> None:
     async with opened(rpc_urls=[liar.url], finality=SHALLOW) as watch:
         await two_payments(watch)
