@@ -14,7 +14,7 @@ from tests.support.postgres import Postgres
 
 TOLD = 8  # failed seeds whose problems are printed
 CHUNK = 10  # seeds that a process takes at once
-COUNTS = ("blocks", "reorgs", "steps", "passes", "rescans", "jobs failed", "requests", "payments")
+COUNTS = ("blocks", "reorgs", "steps", "passes", "rescans", "found", "jobs failed", "requests", "payments")
 TRANSFERS = ("transfers", "internal", "orphaned")  # of the final chain; those inside transactions; taken back by forks
 
 

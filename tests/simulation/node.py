@@ -121,7 +121,6 @@ class Nodes:
         self.endpoints = list(endpoints)
         self.by_tag = by_tag
         self.peaceful = True
-        self.silent_empty = True
         self.silenced: set[bytes] = set()  # hashes of blocks whose logs were kept silent about once
         self.faults: Counter[str] = Counter()
         self.requests = 0
@@ -169,8 +168,8 @@ class Nodes:
             fault for method in {call["method"]: None for call in calls} for fault in ITEM_FAULTS.get(method, ())
         ]
         kinds += fitting * 5
-        if not self.silent_empty:
-            kinds = [kind for kind in kinds if kind != "silent_empty"]
+        if "silent_empty" in fitting and not self.chain.blooms:
+            kinds += ["silent_empty"] * 40  # where nothing gives it away but a second look
         return self.rng.choice(kinds)
 
     async def _broken(self, request: web.Request, fault: str) -> web.StreamResponse | None:
@@ -208,16 +207,16 @@ class Nodes:
         final = min(view.number, self.chain.finalized_number)
         if view.branch[final] is not self.chain.head.branch[final]:
             self.faults["lost_to_what_is_final"] += 1
-        struck = -1
-        if fault is not None:
-            fitting = [index for index, call in enumerate(calls) if fault in ITEM_FAULTS.get(call["method"], ())]
-            struck = self.rng.choice(fitting) if fitting else -1
+        fitting = [index for index, call in enumerate(calls) if fault in ITEM_FAULTS.get(call["method"], ())]
+        struck = self.rng.choice(fitting) if fitting else -1
         answers: list[Answer] = []
         for index, call in enumerate(calls):
             answer: Answer = {"jsonrpc": "2.0", "id": call["id"]}
             try:
                 result = self._result(endpoint, view, call)
-                answer["result"] = self._falsify(view, call, result, fault) if index == struck and fault else result
+                # An index that is late is late for all that is asked; other lies are told of one call.
+                lied_of = index in (fitting if fault == "silent_empty" else (struck,))
+                answer["result"] = self._falsify(view, call, result, fault) if lied_of and fault else result
             except NodeRefusalError as error:
                 answer["error"] = {"code": error.code, "message": error.message}
             answers.append(answer)
@@ -325,7 +324,7 @@ class Nodes:
             working = first + endpoint.max_range - 1
             raise NodeRefusalError(code, message.format(endpoint.max_range, hex(first), hex(working)))
         if last > view.number:
-            if endpoint.past_head is not None or not self.silent_empty:
+            if endpoint.past_head is not None:
                 self.faults["range_past_head"] += 1
                 code, message = PAST_HEAD_ERRORS[endpoint.past_head or 0]
                 raise NodeRefusalError(code, message.format(last, view.number))
