@@ -55,7 +55,7 @@ async def roll_back(context: Context, chain: Chain, endpoint: Endpoint, cursor: 
     if ancestor is None and whole and cursor.first_block >= cursor.finalized_number:
         # What was mined above the first block may now stand below it, but never below the last final one.
         ancestor = await fetch_header(endpoint, cursor.finalized_number)
-    if ancestor is not None and ancestor.number == cursor.number:
+    if ancestor is not None and ancestor.hash == cursor.hash:
         raise InvalidAnswerError(f"the node contradicts block {cursor.number} and has it")
     if ancestor is None or ancestor.number < cursor.finalized_number:
         await _require_final(context, chain, endpoint, cursor)

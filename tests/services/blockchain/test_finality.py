@@ -205,6 +205,32 @@ async def test_a_long_catch_up_keeps_no_more_headers_than_the_window(
         assert await it.watch.told(it.paid) == "created detected confirmed settled"
 
 
+async def test_a_cursor_that_began_on_a_lost_branch_at_the_final_height_begins_anew(
+    opened: OpenWatch, anvil: Anvil
+) -> None:
+    """A fork below the first block scanned restarts by height, so it may restart on the wrong branch, and once more."""
+    fork = await anvil.mine(3)
+    extra_args = ["--fork-url", anvil.url, "--fork-block-number", str(fork)]
+    async with Anvil(extra_args=extra_args) as lost, Balancer(anvil, fork) as balancer:
+        await lost.send_ether(1, anvil.accounts[2], 1)
+        await lost.mine(3)
+        await anvil.mine(9)
+        balancer.blocks = lost
+        async with opened(rpc_urls=[balancer.url], finality=BY_TAG, start_block=fork + 3) as watch:
+            async with watch.context.db.write() as session:
+                state = await session.merge(await watch.state())
+                state.finalized_block = fork + 2  # where such a restart leaves it
+            balancer.blocks, balancer.final_height = anvil, fork + 5
+            await watch.scan()
+            await watch.anvil.mine()
+            await watch.scan()
+            state = await watch.state()
+            assert (state.first_block, state.finalized_block) == (fork + 2, fork + 5)
+            for header in await watch.rows(BlockHeader):
+                assert "0x" + header.hash.hex() == (await anvil.block(header.number))["hash"]
+            await watch.audit()
+
+
 async def test_to_know_what_is_final_costs_one_request_a_step(branches: Any, requests: Requests) -> None:
     async with branches() as it:
         await it.mine(3, 1)
