@@ -67,6 +67,9 @@ def upgrade() -> None:
         sa.Column("account", sa.LargeBinary(length=20), nullable=False),
         sa.Column("is_deposit", sa.Boolean(), nullable=False),
         sa.Column("next_nonce", sa.BigInteger(), nullable=False),
+        sa.Column("balance_units", UNITS, nullable=True),
+        sa.Column("short_units", UNITS, nullable=True),
+        sa.Column("looked_at", TIME, nullable=True),
         sa.PrimaryKeyConstraint("chain_id", "account", name=op.f("pk_nonce_lanes")),
     )
     op.create_table(

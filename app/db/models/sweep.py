@@ -22,6 +22,10 @@ class NonceLane(Base):
     # A deposit address; else the gas account.
     is_deposit: Mapped[bool] = mapped_column(Boolean)
     next_nonce: Mapped[int] = mapped_column(BigInteger)
+    # Of the gas account alone, in native coin, as the last round saw it: what it held, and what it lacked.
+    balance_units: Mapped[int | None] = mapped_column(Units)
+    short_units: Mapped[int | None] = mapped_column(Units)
+    looked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class Sweep(Base):
