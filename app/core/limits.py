@@ -65,6 +65,11 @@ ENDPOINTS_PER_MERCHANT: Final = 20  # each event is delivered to all of them
 CONFIRMATIONS_MAX: Final = 10_000  # a day of a fast chain; more is a typing error
 URL_CHARS: Final = 2_000  # what browsers and proxies agree on
 
+# Sweeping
+SWEEP_ITEM_GAS: Final = 300_000  # of one address in a batch: the dearest real tokens take 200,000
+SWEEP_BUMP_PERCENT: Final = 13  # more on a replacement: nodes ask for 10, and 12.5 is one full block's rise
+SWEEP_TX_GAS: Final = 16_777_216  # no transaction may have more (EIP-7825)
+
 # Strangers' URLs
 DNS_TIMEOUT_S: Final = 5.0  # a name that takes longer is not worth an API call's wait
 DIAL_ADDRESSES: Final = 3  # of one host, tried in turn within the attempt's time
