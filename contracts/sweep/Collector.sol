@@ -19,10 +19,11 @@ contract Collector {
     function collect(address token, address[] calldata addresses, uint256 gasEach) external {
         if (msg.sender != SPONSOR) revert NotSponsor();
         bytes memory data = abi.encodeCall(Delegate.sweep, (token));
+        // A call gets 63/64 of what is left at most (EIP-150). Without this an item could fail for our own thrift, and
+        // gas estimates, which look for the smallest limit that does not revert, would end there.
+        uint256 needed = gasEach + gasEach / 32 + 10_000;
         for (uint256 i = 0; i < addresses.length; i++) {
-            // A call may take 63/64 of what is left (EIP-150). With less than gasEach an item would fail for our own
-            // thrift, and gas estimates, which look for the smallest limit that does not revert, would arrive there.
-            if (gasleft() < gasEach + gasEach / 32 + 10_000) revert NotEnoughGas();
+            if (gasleft() < needed) revert NotEnoughGas();
             address account = addresses[i];
             assembly ("memory-safe") {
                 // Neither the outcome nor the answer is read: what was moved stands in the token's logs.
