@@ -47,3 +47,17 @@ def proves(
         and to_int(log.data) == units
         for log in receipt.logs
     )
+
+
+def moved_units(receipt: RawReceipt, token: bytes, sender: bytes, recipient: bytes) -> int:
+    """Base units of a token that a transaction moved from one address to another, by its `Transfer` logs."""
+    return sum(
+        to_int(log.data)
+        for log in receipt.logs
+        if len(log.topics) == 3
+        and len(log.data) == 66
+        and log.topics[0] == TRANSFER_TOPIC
+        and to_bytes(log.address) == token
+        and to_bytes(log.topics[1])[12:] == sender
+        and to_bytes(log.topics[2])[12:] == recipient
+    )

@@ -120,6 +120,14 @@ async def read_accounts(endpoint: Endpoint, addresses: Collection[bytes]) -> dic
     }
 
 
+async def fetch_nonce(endpoint: Endpoint, address: bytes, number: int) -> int:
+    """An address's nonce after a block. Raises PrunedError where the node no longer has its state, NodeError."""
+    answer = await endpoint.call(str, "eth_getTransactionCount", hex0x(address), hex(number))
+    if answer is None:
+        raise InvalidAnswerError("null for an account's nonce")
+    return to_int(answer)
+
+
 async def token_balances(endpoint: Endpoint, token: bytes, addresses: Collection[bytes]) -> dict[bytes, int]:
     """A token's `balanceOf` at the head, in base units. Raises NodeError."""
     return await fetch_token_balances(endpoint, token, addresses, None)

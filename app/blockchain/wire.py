@@ -50,6 +50,7 @@ class RawLog(msgspec.Struct, gc=False):
 class RawReceipt(msgspec.Struct):
     transactionHash: str
     blockHash: str
+    blockNumber: str
     status: str | None = None
     logs: list[RawLog] = []
     from_: str | None = msgspec.field(default=None, name="from")
