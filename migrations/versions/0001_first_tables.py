@@ -250,6 +250,14 @@ def upgrade() -> None:
     op.create_index("ix_outflows_chain_id_block_number", "outflows", ["chain_id", "block_number"], unique=False)
     op.create_index(op.f("ix_outflows_payment_id"), "outflows", ["payment_id"], unique=False)
     op.create_index("ix_outflows_sender_chain_id", "outflows", ["sender", "chain_id"], unique=False)
+    op.create_index(
+        "ix_outflows_unverified",
+        "outflows",
+        ["chain_id"],
+        unique=False,
+        postgresql_where=sa.text("canonical AND NOT verified"),
+        sqlite_where=sa.text("canonical AND NOT verified"),
+    )
     op.create_table(
         "payment_options",
         sa.Column("id", BIG_ID, nullable=False),

@@ -120,7 +120,8 @@ class Outflow(Base):
     """Money of a deposit address that the scanner saw arrive at the treasury, whoever sent it; orphaned ones stay.
 
     `amount_units` arrived; `fee_units` is native coin that the address itself paid for gas; `covers_units` is how much
-    of what the address had received it accounts for: native coin with its fee and dust, a token with what it burned.
+    of what the address had received it accounts for: a token with what it kept or burned; native coin with its fee
+    and, when what is left would not pay for another transfer, with all the rest.
     """
 
     __tablename__ = "outflows"
@@ -128,6 +129,12 @@ class Outflow(Base):
         UniqueConstraint("chain_id", "block_hash", "tx_index", "position"),
         Index("ix_outflows_chain_id_block_number", "chain_id", "block_number"),
         Index("ix_outflows_sender_chain_id", "sender", "chain_id"),
+        Index(
+            "ix_outflows_unverified",
+            "chain_id",
+            postgresql_where=text("canonical AND NOT verified"),
+            sqlite_where=text("canonical AND NOT verified"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
