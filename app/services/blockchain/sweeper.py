@@ -25,9 +25,9 @@ from app.core.money import format_units
 from app.db.repositories import sweeps
 from app.services.blockchain.sweeping.budget import GasBudget
 from app.services.blockchain.sweeping.collect import plan_deployment
-from app.services.blockchain.sweeping.jobs import Job, Plan
+from app.services.blockchain.sweeping.jobs import Job, Plan, Waiting
 from app.services.blockchain.sweeping.plan import make_plan
-from app.services.blockchain.sweeping.round import Memory, NotReadyError, Round, ensure_lane, open_round
+from app.services.blockchain.sweeping.round import Memory, NotReadyError, Round, ensure_lane, gwei, open_round
 from app.services.blockchain.sweeping.sign import record_refusal, reopen, sign_and_send
 from app.services.blockchain.sweeping.track import track
 from app.services.context import Context
@@ -141,20 +141,49 @@ async def _tell_gas(round_: Round, plan: Plan) -> None:
 # --- the operator's
 
 
-async def dry_run(sweeper: Sweeper, chain: Chain) -> tuple[Round, Plan]:
-    """What rounds would sign now, and what waits; nothing is stored or broadcast. Raises NodeError."""
-    whole = Plan()
-    async with _asking(sweeper, chain) as round_:
-        while True:
-            plan, _ = await make_plan(round_)
-            whole.jobs += plan.jobs
-            whole.waiting += plan.waiting
-            whole.short_wei = max(whole.short_wei, plan.short_wei)
-            if round_.memory.after_id == 0:
-                return round_, whole
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What rounds would sign now, and what waits, in wei and base units."""
+
+    chain: Chain
+    treasury: bytes
+    gas_account: bytes
+    gas_balance_wei: int
+    short_wei: int
+    base_fee_gwei: str
+    jobs: Sequence[Job]
+    waiting: Sequence[Waiting]
 
 
-async def release(context: Context, sweep_id: str) -> None:
+async def prospect(sweeper: Sweeper, chain: Chain) -> Prospect:
+    """The plan of the next rounds; nothing is stored or broadcast. Raises ConfigError when the node cannot say."""
+    jobs: list[Job] = []
+    waiting: list[Waiting] = []
+    short_wei = 0
+    try:
+        async with _asking(sweeper, chain) as round_:
+            while True:
+                plan, _ = await make_plan(round_)
+                jobs += plan.jobs
+                waiting += plan.waiting
+                short_wei = max(short_wei, plan.short_wei)
+                if round_.memory.after_id == 0:
+                    break
+    except NodeError as error:
+        raise ConfigError(f"chain {chain.name!r}: {error}") from error
+    return Prospect(
+        chain=chain,
+        treasury=round_.treasury,
+        gas_account=round_.gas_address,
+        gas_balance_wei=round_.gas.balance_wei,
+        short_wei=short_wei,
+        base_fee_gwei=gwei(round_.fees.max_wei if round_.fees.base_wei is None else round_.fees.base_wei),
+        jobs=jobs,
+        waiting=waiting,
+    )
+
+
+async def release_sweep(context: Context, sweep_id: str) -> None:
     """Let a frozen sweep go, on the operator's word: what its addresses still hold is swept anew.
 
     Raises NotFound; ConfigError when it is not frozen.
@@ -171,24 +200,29 @@ async def release(context: Context, sweep_id: str) -> None:
             item.live = False
 
 
-async def deploy_contracts(sweeper: Sweeper, chain: Chain) -> Contracts | None:
-    """One step towards the sweep contracts: follows, signs what is missing next. Returns them once they are there.
+async def deploy_step(sweeper: Sweeper, chain: Chain) -> tuple[bytes, bytes] | None:
+    """Follow what is under way and sign the next deployment.
 
-    Raises NodeError; ConfigError when the gas account cannot pay for it.
+    Returns the addresses of collector and delegate when both are there. Raises ConfigError when the node cannot be asked, or the gas account cannot pay.
     """
-    async with _asking(sweeper, chain) as round_:
-        contracts = Contracts(round_.gas_address, round_.treasury)
-        await ensure_lane(round_)
-        await track(round_)
-        if len(await contracts.present(round_.endpoint)) == 2:
-            return contracts
-        async with sweeper.context.db.read() as session:
-            live = await sweeps.live_of(session, chain.chain_id, round_.gas_address)
-        plan = Plan()
-        budget = GasBudget(round_, live)
-        await plan_deployment(round_, plan, budget, contracts)
-        if not plan.jobs and budget.short_wei:
-            amount = f"{format_units(budget.short_wei, chain.native.decimals)} {chain.native.symbol}"
-            raise ConfigError(f"the gas account {checksum(round_.gas_address)} on {chain.name} lacks {amount}")
-        await _sign_all(round_, plan.jobs)
+    try:
+        async with _asking(sweeper, chain) as round_:
+            return await _deploy_next(round_)
+    except NodeError as error:
+        raise ConfigError(f"chain {chain.name!r}: {error}") from error
+
+
+async def _deploy_next(round_: Round) -> tuple[bytes, bytes] | None:
+    contracts = Contracts(round_.gas_address, round_.treasury)
+    if len(await contracts.present(round_.endpoint)) == 2:
+        return contracts.collector, contracts.delegate
+    await ensure_lane(round_)
+    await track(round_)
+    async with round_.context.db.read() as session:
+        live = await sweeps.live_of(session, round_.chain.chain_id, round_.gas_address)
+    plan = Plan()
+    refused = await plan_deployment(round_, plan, GasBudget(round_, live), contracts)
+    if refused is not None:
+        raise ConfigError(f"chain {round_.chain.name!r}: {refused}")
+    await _sign_all(round_, plan.jobs)
     return None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from app.blockchain.collector import Contracts, ContractsError, ContractsMissingError, supports_eip7702
 from app.blockchain.errors import FatalError
@@ -18,6 +19,9 @@ from app.services.blockchain.sweeping.round import Round
 from app.services.blockchain.sweeping.single import data_fee
 
 log = get_logger(__name__)
+
+# What the collector wants to see left before its last item, less what an item takes: it is never spent.
+_UNUSED_GAS: Final = limits.SWEEP_ITEM_GAS * 33 // 32 + 10_000 - 25_000
 
 
 def collects_tokens(chain: Chain, candidate: Candidate) -> bool:
@@ -48,9 +52,9 @@ async def plan_collects(
             plan.wait(each, unusable)
         return ()
     if not round_.memory.contracts_verified:
-        await plan_deployment(round_, plan, budget, contracts)
+        refused = await plan_deployment(round_, plan, budget, contracts)
         for each in candidates:
-            plan.wait(each, "the sweep contracts are being deployed")
+            plan.wait(each, refused or "the sweep contracts are being deployed")
         return ()
     balances = await token_balances(round_.endpoint, token, [each.address for each in candidates])
     holders: list[Candidate] = []
@@ -68,11 +72,14 @@ async def plan_collects(
     return ()
 
 
-async def plan_deployment(round_: Round, plan: Plan, budget: GasBudget, contracts: Contracts) -> None:
-    """The first contract that is missing; the next one follows when it is mined. Raises NodeError."""
+async def plan_deployment(round_: Round, plan: Plan, budget: GasBudget, contracts: Contracts) -> str | None:
+    """The first contract that is missing; the next one follows when it is mined. Raises NodeError.
+
+    Returns why it has to wait, if it has to.
+    """
     calls = contracts.deploy_calls(await contracts.present(round_.endpoint))
     if not calls or any(job.kind == "deploy" for job in plan.jobs):
-        return
+        return None
     job = Job(
         kind="deploy",
         asset=NATIVE_ASSET,
@@ -83,8 +90,10 @@ async def plan_deployment(round_: Round, plan: Plan, budget: GasBudget, contract
         gas=await estimate(round_.endpoint, round_.gas_address, calls[0]),
         fees=round_.capped(round_.fees),
     )
-    if budget.refuses(job) is None:
+    refused = budget.refuses(job)
+    if refused is None:
         plan.jobs.append(job)
+    return refused
 
 
 async def _why_unusable(round_: Round, contracts: Contracts) -> str | None:
@@ -147,6 +156,7 @@ async def _plan_batch(
         fees=round_.capped(round_.fees, overdue),
         items=tuple(Item(each.payment_id, each.address, balances[each.address]) for each in batch),
         data_fee_wei=await data_fee(round_, action),
+        estimated_gas=max(gas - _UNUSED_GAS, 0),
     )
     reason = budget.refuses(job)
     if reason is None:

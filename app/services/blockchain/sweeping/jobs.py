@@ -52,6 +52,7 @@ class Job:
     fees: Fees
     items: tuple[Item, ...] = ()
     data_fee_wei: int = 0
+    estimated_gas: int | None = None  # where the limit has an allowance
 
     @property
     def most_wei(self) -> int:
@@ -59,9 +60,13 @@ class Job:
         return self.action.value_wei + self.gas * self.fees.max_wei + self.data_fee_wei
 
     @property
+    def gas_expected(self) -> int:
+        return self.gas if self.estimated_gas is None else self.estimated_gas
+
+    @property
     def fee_wei(self) -> int:
         """What it would cost at once."""
-        return self.gas * self.fees.expected_wei + self.data_fee_wei
+        return self.gas_expected * self.fees.expected_wei + self.data_fee_wei
 
 
 @dataclass(frozen=True, slots=True)

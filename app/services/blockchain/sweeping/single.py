@@ -92,11 +92,12 @@ async def plan_transfers(
             continue
         action = token_transfer(token, round_.treasury, units)
         try:
-            gas = with_allowance(await estimate(round_.endpoint, each.address, action))
+            estimated = await estimate(round_.endpoint, each.address, action)
         except FatalError as error:
             plan.refusals.append(Refusal(each, "transfer", units, str(error)))
             plan.wait(each, f"refused: {error}", units)
             continue
+        gas = with_allowance(estimated)
         if data_fee_wei is None:
             data_fee_wei = await data_fee(round_, action)
         # A customer's native coin pays for nobody's gas: it would be missing when it is swept itself.
@@ -120,6 +121,7 @@ async def plan_transfers(
                 fees=Fees(fees.base_wei, min(fees.priority_wei, price_wei), price_wei),
                 items=(Item(each.payment_id, each.address, units),),
                 data_fee_wei=data_fee_wei,
+                estimated_gas=estimated,
             )
         )
 
