@@ -99,7 +99,8 @@ async def estimate(endpoint: Endpoint, sender: bytes, action: Action) -> int:
         call["data"] = hex0x(action.data)
     if action.authorizations:
         call["authorizationList"] = [_wire(each) for each in action.authorizations]
-    answer = await endpoint.call(str, "eth_estimateGas", call)
+    # Not every node's default: some count what is in their pool as done.
+    answer = await endpoint.call(str, "eth_estimateGas", call, "latest")
     if answer is None:
         raise InvalidAnswerError("eth_estimateGas gave null")
     return to_int(answer)

@@ -203,7 +203,8 @@ async def release_sweep(context: Context, sweep_id: str) -> None:
 async def deploy_step(sweeper: Sweeper, chain: Chain) -> tuple[bytes, bytes] | None:
     """Follow what is under way and sign the next deployment.
 
-    Returns the addresses of collector and delegate when both are there. Raises ConfigError when the node cannot be asked, or the gas account cannot pay.
+    Returns the addresses of collector and delegate when both are there. Raises ConfigError when the node cannot be
+    asked, or the gas account cannot pay.
     """
     try:
         async with _asking(sweeper, chain) as round_:

@@ -1,6 +1,6 @@
 """A watch whose money is swept: rounds that a test takes by hand, beside the steps of the scanner."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,10 +77,14 @@ class Swept:
         """Rounds and blocks until these are settled and no sweep is under way."""
         for _ in range(ROUNDS_MAX):
             await self.turn()
-            settled = [(await self.watch.get(each)).status == "settled" for each in payments]
-            if all(settled) and not await self.live():
+            if await self.at_rest(payments):
                 return
         raise AssertionError(f"not settled: {await self.story()}")
+
+    async def at_rest(self, payments: Sequence[PaymentView]) -> bool:
+        """Whether these are settled and no sweep is under way."""
+        statuses = [(await self.watch.get(each)).status for each in payments]
+        return set(statuses) == {"settled"} and not await self.live()
 
     async def live(self) -> list[Sweep]:
         sweeps = await self.watch.rows(Sweep)

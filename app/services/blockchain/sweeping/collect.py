@@ -13,6 +13,7 @@ from app.core import limits
 from app.core.chains import Chain
 from app.core.evm import NATIVE_ASSET, checksum
 from app.core.logger import get_logger
+from app.db.repositories import sweeps
 from app.services.blockchain.sweeping.budget import GasBudget
 from app.services.blockchain.sweeping.jobs import Candidate, Item, Job, Plan
 from app.services.blockchain.sweeping.round import Round
@@ -78,8 +79,14 @@ async def plan_deployment(round_: Round, plan: Plan, budget: GasBudget, contract
     Returns why it has to wait, if it has to.
     """
     calls = contracts.deploy_calls(await contracts.present(round_.endpoint))
-    if not calls or any(job.kind == "deploy" for job in plan.jobs):
+    async with round_.context.db.read() as session:
+        under_way = await sweeps.deploying(session, round_.chain.chain_id, round_.began_at)
+    if under_way or not calls or any(job.kind == "deploy" for job in plan.jobs):
         return None
+    try:
+        gas = await estimate(round_.endpoint, round_.gas_address, calls[0])
+    except FatalError as error:
+        return f"the sweep contracts cannot be deployed: {error}"
     job = Job(
         kind="deploy",
         asset=NATIVE_ASSET,
@@ -87,7 +94,7 @@ async def plan_deployment(round_: Round, plan: Plan, budget: GasBudget, contract
         place=None,
         nonce=round_.gas.nonce,
         action=calls[0],
-        gas=await estimate(round_.endpoint, round_.gas_address, calls[0]),
+        gas=gas,
         fees=round_.capped(round_.fees),
     )
     refused = budget.refuses(job)
