@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.blockchain.errors import InvalidAnswerError
@@ -68,6 +68,7 @@ async def test_a_chain_without_base_fee_has_a_gas_price(says: Any) -> None:
     assert fees.expected_wei == 5 * GWEI
 
 
+@settings(deadline=None)
 @given(wei, wei, wei, wei, wei)
 def test_a_replacement_pays_an_eighth_more_of_both_and_never_less_than_today(
     base: int, priority: int, fresh_base: int, fresh_priority: int, extra: int
