@@ -1,13 +1,15 @@
 """Kills what runs at any of its awaits: requests to the node, SQL statements, commits."""
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import event
 
 from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.watch import Watch
+
+KILLS_MAX = 400  # of one story: more awaits than that in one step would be a story of its own
 
 
 class Killed(asyncio.CancelledError):
@@ -67,3 +69,27 @@ class Killer:
         event.remove(self._engine, "after_cursor_execute", self._pass)
         self._dialect.do_commit = self._commit  # type: ignore[method-assign]
         self._requests.on_request = self._requests.on_answer = None
+
+
+async def kill_at_every_point(watch: Watch, requests: Requests) -> int:
+    """Steps until one has nothing left to do, each step killed at its first point, its second, and so on.
+
+    What is stored is in order after every kill. Returns how many there were.
+    """
+    kills, point = 0, 1
+    with Killer(watch, requests) as killer:
+        for _ in range(KILLS_MAX):
+            before = await watch.state()
+            with killer.at(point), suppress(Killed):
+                await watch.step()
+            struck = killer.struck
+            kills += struck
+            await watch.audit(against_node=False)
+            after = await watch.state()
+            if after.last_scanned_hash != before.last_scanned_hash:
+                point = 1
+            elif struck:
+                point += 1
+            else:
+                return kills
+    raise AssertionError("the steps never came to rest")

@@ -1,5 +1,6 @@
 """Goal: money that reached the treasury settles its payment, whoever sent it, as long as the chain shows it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from app.services.blockchain.backup import rescan_blocks
 from app.services.blockchain.reconcile import reconcile_chain
 from app.services.views import PaymentView
 from tests.services.blockchain.conftest import OpenWatch
+from tests.services.blockchain.killer import kill_at_every_point
+from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.watch import CONFIRMATIONS, Watch
 from tests.support.anvil import Anvil, encode_call
 from tests.support.node import Call, ProxyNode
@@ -292,6 +295,38 @@ async def test_a_reorg_of_payment_and_sweep_takes_both_back(swept: Watch) -> Non
     await swept.pay(payment)
     await swept.mine_and_scan(CONFIRMATIONS)
     assert (await swept.get(payment)).status == "confirmed"
+
+
+@pytest.mark.parametrize("undone", [False, True], ids=["settling", "undoing"])
+async def test_a_step_that_sees_a_sweep_may_be_killed_anywhere(swept: Watch, requests: Requests, undone: bool) -> None:
+    payments = [await swept.create(token, confirmations_required=1) for token in ("USDC", "ETH")]
+    for payment in payments:
+        await swept.pay(payment)
+    await swept.mine_and_scan()
+    for payment in payments:
+        await sweep(swept, payment)
+    await swept.anvil.mine()
+    if undone:
+        await swept.scan()
+        await swept.anvil.reorg(1)
+    assert await kill_at_every_point(swept, requests) > 20
+    await swept.scan()
+    told = "created detected confirmed settled" + (" reverted" if undone else "")
+    for payment in payments:
+        assert await swept.told(payment) == told
+    assert [row.canonical for row in await swept.rows(Outflow)] == [not undone] * 2
+    assert [row.swept for row in await swept.rows(Transaction)] == [not undone] * 2
+
+
+async def test_two_steps_side_by_side_record_an_outflow_once(swept: Watch, opened: OpenWatch) -> None:
+    payment = await confirmed(swept)
+    await sweep(swept, payment)
+    await swept.anvil.mine(CONFIRMATIONS)
+    async with opened(sweep=SWEPT) as twin:
+        await asyncio.gather(swept.step(), twin.step(), swept.step(), twin.step())
+        await asyncio.gather(swept.scan(), twin.scan())
+    assert await swept.told(payment) == "created detected confirmed settled"
+    assert len(await swept.rows(Outflow)) == 1
 
 
 async def test_a_missed_outflow_is_found_by_a_rescan_and_counts_once(swept: Watch) -> None:

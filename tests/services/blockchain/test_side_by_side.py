@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,11 +10,9 @@ import pytest
 from app.db.models import ChainState, Transaction
 from app.services.views import PaymentView
 from tests.services.blockchain.conftest import OpenWatch
-from tests.services.blockchain.killer import Killed, Killer
+from tests.services.blockchain.killer import kill_at_every_point
 from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.watch import Watch
-
-KILLS_MAX = 400  # of one story: more awaits than that in one step would be a story of its own
 
 
 @pytest.fixture
@@ -183,30 +180,6 @@ async def test_a_payment_that_is_made_while_a_step_reads_is_not_missed(watch: Wa
 
 
 # --- killed
-
-
-async def kill_at_every_point(watch: Watch, requests: Requests) -> int:
-    """Steps until one has nothing left to do, each step killed at its first point, its second, and so on.
-
-    What is stored is in order after every kill. Returns how many there were.
-    """
-    kills, point = 0, 1
-    with Killer(watch, requests) as killer:
-        for _ in range(KILLS_MAX):
-            before = await watch.state()
-            with killer.at(point), suppress(Killed):
-                await watch.step()
-            struck = killer.struck
-            kills += struck
-            await watch.audit(against_node=False)
-            after = await watch.state()
-            if after.last_scanned_hash != before.last_scanned_hash:
-                point = 1
-            elif struck:
-                point += 1
-            else:
-                return kills
-    raise AssertionError("the steps never came to rest")
 
 
 Story = Literal["arrival", "confirmation", "reorg", "expiry"]
