@@ -1,33 +1,7 @@
 """Goal: confirmed money reaches the treasury, in the cheapest way that the chain and the address allow."""
 
-from collections.abc import AsyncIterator
-from functools import partial
-
-import pytest
-
-from app.blockchain.signer import Signer
 from app.db.models import Sweep, SweepItem
-from tests.services.blockchain.conftest import OpenWatch
-from tests.services.blockchain.sweeping import OpenSwept, Swept, make_signer, swept_by, use_words
-
-
-@pytest.fixture(scope="module")
-def signer() -> Signer:
-    return make_signer()
-
-
-@pytest.fixture
-def open_swept(opened: OpenWatch, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> OpenSwept:
-    use_words(monkeypatch)
-    return partial(swept_by, opened, signer)
-
-
-@pytest.fixture
-async def swept(open_swept: OpenSwept) -> AsyncIterator[Swept]:
-    async with open_swept() as it:
-        yield it
-        await it.watch.audit(against_node=False)
-
+from tests.services.blockchain.sweeping import OpenSwept, Swept
 
 # --- ways
 

@@ -4,31 +4,17 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from functools import partial
 
 import pytest
 
-from app.blockchain.signer import Signer
 from app.db.models import Sweep
 from app.services.views import PaymentView
-from tests.services.blockchain.conftest import OpenWatch
 from tests.services.blockchain.killer import Killed, Killer
 from tests.services.blockchain.requests import Requests
-from tests.services.blockchain.sweeping import OpenSwept, Swept, make_signer, swept_by, use_words
+from tests.services.blockchain.sweeping import OpenSwept, Swept
 
 KILLS_MAX = 1_500  # of one story: more awaits than that in its rounds would be a story of its own
 TRANSFERS_TOPIC = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
-
-
-@pytest.fixture(scope="module")
-def signer() -> Signer:
-    return make_signer()
-
-
-@pytest.fixture
-def open_swept(opened: OpenWatch, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> OpenSwept:
-    use_words(monkeypatch)
-    return partial(swept_by, opened, signer)
 
 
 @pytest.fixture

@@ -301,3 +301,5 @@ def forget_block(record: SweepRecord) -> None:
     sweep.gas_used = sweep.gas_price_units = sweep.fee_units = None
     for item in record.items:
         item.moved_units = None
+    for attempt in record.attempts:
+        attempt.broadcast_at = None  # pools do not take back what a reorg dropped: it goes out again at once

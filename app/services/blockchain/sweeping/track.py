@@ -168,8 +168,6 @@ async def _back_in_the_pool(round_: Round, record: SweepRecord) -> SweepRecord:
         if now is None or (now.sweep.status, now.sweep.block_hash) != (seen.status, seen.block_hash):
             return record
         forget_block(now)
-        for attempt in now.attempts:
-            attempt.broadcast_at = None
     log.warning("a reorg took a sweep back", sweep=seen.id, kind=seen.kind)
     return now
 
