@@ -275,6 +275,7 @@ def chain_yaml(
     chain_id: int = 31337,
     confirmations: int = 2,
     depth: int = 64,
+    sweep: str = "",
 ) -> str:
     """One entry of chains.yaml, to be put under `chains:`; its tokens are USDC at `token`, if given."""
     tokens = f'[{{symbol: USDC, address: "{token}", decimals: 6}}]' if token else "[]"
@@ -287,6 +288,7 @@ def chain_yaml(
     poll_interval: 0.2
     native: {{symbol: ETH, decimals: 18}}
     tokens: {tokens}
+    sweep: {sweep or "{mode: off}"}
 """
 
 
