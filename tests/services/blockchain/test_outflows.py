@@ -257,7 +257,9 @@ async def test_an_outflow_that_one_node_makes_up_settles_nothing(opened: OpenWat
         await watch.mine_and_scan(CONFIRMATIONS)
         [row] = await watch.rows(Outflow)
         assert (row.sender.hex(), row.verified) == (address[2:].lower(), False)
-        assert (await watch.get(payment)).status == "confirmed"
+        await watch.pay(payment, 1)  # has it decided again
+        await watch.mine_and_scan()
+        assert await watch.told(payment) == "created detected confirmed overpaid"
 
 
 # --- what comes back
