@@ -125,10 +125,11 @@ class House:
 
     # --- processes
 
-    def run(self, *arguments: str) -> Program:
-        """Start a command of ours, e.g. run("server.py") or run("-m", "app.workers")."""
+    def run(self, *arguments: str, **settings: str) -> Program:
+        """Start a command of ours, e.g. run("server.py") or run("-m", "app.workers"); `settings` are its alone."""
         command = [str(REPO_ROOT / part) if part.endswith(".py") else part for part in arguments]
-        program = Program(command, self._env, self.folder)
+        mine = {f"PAYWATCH_{name}": value for name, value in settings.items()}
+        program = Program(command, self._env | mine, self.folder)
         self.programs.append(program)
         return program
 
