@@ -30,7 +30,7 @@ class NonceLane(Base):
 
 class Sweep(Base):
     """One nonce of one of our accounts: `collect` (EIP-7702), `transfer` (of a token, by the address itself), `native`,
-    `topup` or `deploy`. Whichever of its attempts is mined is its transaction.
+    `topup`, `deploy`, or `fill` (a nonce that was left out). Whichever of its attempts is mined is its transaction.
 
     `status`: signed, mined, confirmed; failed (refused, reverted or cancelled); frozen (the nonce was used by a
     transaction that we do not know), released (an operator looked).

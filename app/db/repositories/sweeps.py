@@ -141,11 +141,9 @@ async def live_of(session: AsyncSession, chain_id: int, account: bytes) -> list[
     return await _records(session, list(await session.scalars(query)))
 
 
-async def count_live(session: AsyncSession, chain_id: int, account: bytes | None = None) -> int:
-    """Sweeps of a chain, or of one account on it, that are signed or mined."""
+async def count_live(session: AsyncSession, chain_id: int) -> int:
+    """Sweeps of a chain that are signed or mined."""
     query = select(func.count()).select_from(Sweep).where(Sweep.chain_id == chain_id, Sweep.status.in_(LIVE))
-    if account is not None:
-        query = query.where(Sweep.account == account)
     return await session.scalar(query) or 0
 
 

@@ -221,7 +221,7 @@ async def _deploy_next(round_: Round) -> tuple[bytes, bytes] | None:
     await track(round_)
     async with round_.context.db.read() as session:
         live = await sweeps.live_of(session, round_.chain.chain_id, round_.gas_address)
-    plan = Plan()
+    plan = Plan(places=1)
     refused = await plan_deployment(round_, plan, GasBudget(round_, live), contracts)
     if refused is not None:
         raise ConfigError(f"chain {round_.chain.name!r}: {refused}")

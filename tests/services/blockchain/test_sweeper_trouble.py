@@ -421,3 +421,17 @@ async def test_what_a_node_refuses_for_good_is_given_up_and_planned_anew(swept: 
     fees = (cancelled.fee_units or 0) + (native.fee_units or 0)
     assert await swept.treasury_holds("ETH") == ETHER - fees
     assert checksum(native.account) == payment.address
+
+
+async def test_a_stuck_transfer_is_topped_up_for_its_higher_price(open_swept: OpenSwept) -> None:
+    async with open_swept(mode="topup") as swept:
+        payment = await swept.confirmed()
+        await swept.turn()  # the top-up is mined
+        await swept.round()
+        await base_fee(swept.watch.anvil, 100)
+        await swept.watch.scan()
+        await age_attempts(swept)
+        await swept.settle(payment)
+        assert [kind for kind, *_ in await swept.story()] == ["topup", "transfer", "topup"]
+        assert await swept.treasury_holds("USDC") == 25_000_000
+        await swept.nothing_hangs()

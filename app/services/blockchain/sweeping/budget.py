@@ -18,11 +18,11 @@ class GasBudget:
 
     def __init__(self, round_: Round, live: Sequence[SweepRecord]) -> None:
         self._round = round_
-        pending = [record.attempts[-1] for record in live if record.sweep.status == "signed" and record.attempts]
+        pending = [record.attempts[-1] for record in live if record.sweep.status == "signed"]
         self._left_wei = round_.gas.balance_wei - sum(
             each.value_units + each.gas_limit * each.max_fee_units for each in pending
         )
-        self._places = limits.SWEEP_PENDING - len(live)
+        self._places = limits.SWEEP_PENDING - len(pending)
         self._wanted_wei = 0
 
     def refuses(self, job: Job) -> str | None:

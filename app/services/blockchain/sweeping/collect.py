@@ -95,7 +95,7 @@ async def plan_deployment(round_: Round, plan: Plan, budget: GasBudget, contract
         nonce=round_.gas.nonce,
         action=calls[0],
         gas=gas,
-        fees=round_.capped(round_.fees),
+        fees=round_.affordable_fees(),
     )
     refused = budget.refuses(job)
     if refused is None:

@@ -91,12 +91,20 @@ class Refusal:
 
 @dataclass
 class Plan:
-    """What a round will sign, what waits, and what the gas account lacks for it all."""
+    """What a round will sign, what waits, and what the gas account lacks for it all.
 
+    `places`: how many more transactions it may hold.
+    """
+
+    places: int
     jobs: list[Job] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     short_wei: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.jobs) >= self.places
 
     def wait(self, candidate: Candidate, reason: str, units: int | None = None) -> None:
         self.waiting.append(

@@ -7,6 +7,7 @@ scanner's outflows.
 from collections.abc import Sequence
 from datetime import timedelta
 
+from app.blockchain.errors import FatalError, InvalidAnswerError
 from app.blockchain.sending import Account, read_accounts
 from app.core import limits
 from app.core.evm import NATIVE_ASSET
@@ -29,7 +30,9 @@ async def make_plan(round_: Round, lacking: Sequence[Item] = ()) -> tuple[Plan, 
 
     `lacking`: addresses whose transfer is stuck and that need so many wei more.
     """
-    plan = Plan()
+    async with round_.context.db.read() as session:
+        following = await sweeps.count_live(session, round_.chain.chain_id)
+    plan = Plan(places=min(limits.SWEEP_ROUND_JOBS, limits.SWEEP_LIVE - following))
     ready = await _ready(round_, plan)
     accounts = await read_accounts(
         round_.endpoint, {each.address for each in ready} | {item.address for item in lacking}
@@ -72,10 +75,27 @@ async def _plan_ways(
             plan.wait(each, "another asset of the address goes first")
         mine = [each for each in mine if each.address not in taken]
         taken |= {each.address for each in mine}
-        together = [each for each in mine if collects_tokens(round_.chain, each)]
-        alone = [each for each in mine if not collects_tokens(round_.chain, each)]
-        alone += await plan_collects(round_, plan, budget, token.address, together, accounts)
-        await plan_transfers(round_, plan, budget, token.address, alone, accounts)
+        try:
+            await _plan_token(round_, plan, budget, token.address, mine, accounts)
+        except (FatalError, InvalidAnswerError) as error:  # a broken token holds up only itself
+            if round_.memory.news(f"token:{token.symbol}", str(error)):
+                log.error("token cannot be swept", chain=round_.chain.name, token=token.symbol, reason=str(error))
+            for each in mine:
+                plan.wait(each, str(error))
+
+
+async def _plan_token(
+    round_: Round,
+    plan: Plan,
+    budget: GasBudget,
+    token: bytes,
+    candidates: Sequence[Candidate],
+    accounts: dict[bytes, Account],
+) -> None:
+    together = [each for each in candidates if collects_tokens(round_.chain, each)]
+    alone = [each for each in candidates if not collects_tokens(round_.chain, each)]
+    alone += await plan_collects(round_, plan, budget, token, together, accounts)
+    await plan_transfers(round_, plan, budget, token, alone, accounts)
 
 
 def _has_gap(round_: Round, live: Sequence[SweepRecord], undone: Sequence[SweepRecord]) -> bool:

@@ -105,6 +105,10 @@ class Round:
             return fees
         return replace(fees, max_wei=self.ceiling_wei, priority_wei=min(fees.priority_wei, self.ceiling_wei))
 
+    def affordable_fees(self) -> Fees:
+        """Today's under the ceiling; above it only what is overdue is planned at all."""
+        return self.capped(self.fees, overdue=self.too_dear() is not None)
+
     def overdue(self, since: datetime) -> bool:
         """Whether what waits since then has waited for `max_wait`."""
         longest_s = self.chain.sweep.max_wait_s

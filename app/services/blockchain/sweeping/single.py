@@ -46,7 +46,7 @@ async def plan_natives(
             plan.wait(each, "there is a contract at the address")
         elif value_wei <= 0:
             plan.wait(each, "less than its own fee" if account.balance_wei else "it holds nothing", account.balance_wei)
-        elif len(plan.jobs) >= limits.SWEEP_ROUND_JOBS:
+        elif plan.is_full:
             plan.wait(each, NEXT_ROUND, account.balance_wei)
         else:
             plan.jobs.append(
@@ -87,7 +87,7 @@ async def plan_transfers(
         if units == 0:
             plan.wait(each, "it holds nothing", 0)
             continue
-        if len(plan.jobs) >= limits.SWEEP_ROUND_JOBS:
+        if plan.is_full:
             plan.wait(each, NEXT_ROUND, units)
             continue
         action = token_transfer(token, round_.treasury, units)
@@ -134,6 +134,12 @@ async def plan_top_up(
     `candidate` is the token's that waits for it.
     """
     action = Action(item.address, value_wei=item.units)
+    try:
+        gas = with_allowance(await estimate(round_.endpoint, item.address, Action(item.address)))
+    except FatalError as error:
+        if candidate is not None:
+            plan.wait(candidate, f"the address takes no gas: {error}")
+        return
     job = Job(
         kind="topup",
         asset=NATIVE_ASSET,
@@ -141,8 +147,8 @@ async def plan_top_up(
         place=None,
         nonce=round_.gas.nonce,
         action=action,
-        gas=with_allowance(await estimate(round_.endpoint, item.address, Action(item.address))),
-        fees=round_.capped(round_.fees),
+        gas=gas,
+        fees=round_.affordable_fees(),
         items=(item,),
         data_fee_wei=await data_fee(round_, action),
     )

@@ -73,10 +73,14 @@ async def _mined(round_: Round, record: SweepRecord, receipts: Receipts) -> None
     if now.sweep.ended_at is None:
         return
     facts = {"sweep": seen.id, "kind": seen.kind, "tx_hash": hex0x(attempt.tx_hash), "fee_wei": now.sweep.fee_units}
-    if now.sweep.status == "confirmed" and now.sweep.error is None:
+    if now.sweep.error is None:
         log.info("sweep confirmed", **facts)
     else:
-        log.error("sweep moved nothing", **facts, reason=now.sweep.error)
+        log.error(
+            "sweep confirmed in part" if now.sweep.status == "confirmed" else "sweep failed",
+            **facts,
+            reason=now.sweep.error,
+        )
 
 
 def _write_receipt(record: SweepRecord, attempt: SweepAttempt, receipt: RawReceipt) -> None:
