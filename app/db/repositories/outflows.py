@@ -107,11 +107,11 @@ async def mark_verified(session: AsyncSession, outflow_ids: Collection[int]) -> 
     return set(await session.scalars(select(Outflow.payment_id).where(those)))
 
 
-async def canonical_of(session: AsyncSession, chain_id: int, senders: Collection[bytes]) -> list[Outflow]:
-    """All canonical outflows of addresses."""
+async def outflows_of(session: AsyncSession, chain_id: int, senders: Collection[bytes]) -> list[Outflow]:
+    """All outflows of addresses, orphaned ones too."""
     found: list[Outflow] = []
     for wanted in _chunks(senders):
-        query = select(Outflow).where(Outflow.chain_id == chain_id, Outflow.canonical, Outflow.sender.in_(wanted))
+        query = select(Outflow).where(Outflow.chain_id == chain_id, Outflow.sender.in_(wanted))
         found += await session.scalars(query)
     return found
 

@@ -134,13 +134,18 @@ async def _native_covers(session: AsyncSession, row: Outflow) -> int:
     held = await outflows.holdings(session, row.chain_id, {row.sender}, row.block_number)
     if held.get((row.sender, NATIVE_ASSET), 0) <= row.fee_units:
         received = await outflows.transfers_to(session, row.chain_id, {row.sender})
-        before = [
-            each for each in await outflows.canonical_of(session, row.chain_id, {row.sender}) if each.id != row.id
-        ]
+        others = await outflows.outflows_of(session, row.chain_id, {row.sender})
         covers_units = max(
             covers_units,
             sum(t.amount_units for t in received if t.asset == NATIVE_ASSET and t.block_number <= row.block_number)
-            - sum(o.covers_units for o in before if o.asset == NATIVE_ASSET and o.block_number <= row.block_number),
+            - sum(
+                other.covers_units
+                for other in others
+                if other.canonical
+                and other.asset == NATIVE_ASSET
+                and other.block_number <= row.block_number
+                and other.id != row.id
+            ),
         )
     return min(covers_units, limits.MAX_UNITS)
 
@@ -157,12 +162,11 @@ async def mark_swept(session: AsyncSession, chain: Chain, senders: Collection[by
 
     Not by their blocks: what arrived between a sweep's signature and its block is still there.
     """
-    if not senders:
-        return
+    rows = await outflows.outflows_of(session, chain.chain_id, senders)
     left: dict[tuple[bytes, bytes], int] = {}
-    for row in await outflows.canonical_of(session, chain.chain_id, senders):
-        left[row.sender, row.asset] = left.get((row.sender, row.asset), 0) + row.covers_units
-    for transfer in await outflows.transfers_to(session, chain.chain_id, senders):
+    for row in rows:
+        left[row.sender, row.asset] = left.get((row.sender, row.asset), 0) + row.covers_units * row.canonical
+    for transfer in await outflows.transfers_to(session, chain.chain_id, {row.sender for row in rows}):
         key = (transfer.recipient, transfer.asset)
         left[key] = left.get(key, 0) - transfer.amount_units
         transfer.swept = left[key] >= 0
