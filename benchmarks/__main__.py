@@ -2,7 +2,8 @@
 
 import sys
 
-from benchmarks import scanner
+from benchmarks import scanner, sweep_gas
 
 if __name__ == "__main__":
-    sys.exit(scanner.main())
+    failures = [sweep_gas.main(), scanner.main()]
+    sys.exit(max(failures))

@@ -1,4 +1,6 @@
-// Compiles every contracts/**/*.sol to contracts/artifacts/<Contract>.json: {contractName, abi, bytecode}.
+// Compiles every contracts/**/*.sol to contracts/artifacts/<Contract>.json: {contractName, abi, bytecode}; for those of
+// contracts/sweep, which are verified on the chain, also runtimeBytecode and immutables: for each immutable, in the order
+// of declaration, the offsets of its 32-byte words in there.
 //
 //   node contracts/build.mjs           write the artifacts
 //   node contracts/build.mjs --check   write nothing; fail when an artifact is missing, stale or left over
@@ -25,7 +27,7 @@ function compile(sources) {
     evmVersion: "prague",
     optimizer: { enabled: true, runs: 200 },
     metadata: { bytecodeHash: "none", appendCBOR: false },
-    outputSelection: { "*": { "*": ["abi", "evm.bytecode.object"] } },
+    outputSelection: { "*": { "*": ["abi", "evm.bytecode.object", "evm.deployedBytecode"] } },
   };
   const output = JSON.parse(solc.compile(JSON.stringify({ language: "Solidity", sources, settings })));
   const problems = (output.errors ?? []).filter((problem) => !EXPECTED_WARNINGS.has(problem.errorCode));
@@ -33,6 +35,12 @@ function compile(sources) {
     throw new Error(problems.map((problem) => problem.formattedMessage).join("\n"));
   }
   return output.contracts;
+}
+
+/** Offsets by immutable; solc names each by the number of its declaration in the syntax tree, which changes with other files. */
+function immutables(references) {
+  const inOrder = Object.entries(references).sort(([one], [other]) => Number(one) - Number(other));
+  return inOrder.map(([, places]) => places.map(({ start }) => start));
 }
 
 /** Map of file name to file text; contracts without bytecode (interfaces, abstract ones) have no artifact. */
@@ -43,7 +51,12 @@ function renderArtifacts(contracts) {
       if (evm.bytecode.object === "") continue;
       const file = `${contractName}.json`;
       if (artifacts.has(file)) throw new Error(`${source}: a second contract is named ${contractName}`);
-      artifacts.set(file, JSON.stringify({ contractName, abi, bytecode: `0x${evm.bytecode.object}` }, null, 2) + "\n");
+      const artifact = { contractName, abi, bytecode: `0x${evm.bytecode.object}` };
+      if (source.startsWith("sweep/")) {
+        artifact.runtimeBytecode = `0x${evm.deployedBytecode.object}`;
+        artifact.immutables = immutables(evm.deployedBytecode.immutableReferences);
+      }
+      artifacts.set(file, JSON.stringify(artifact, null, 2) + "\n");
     }
   }
   return artifacts;

@@ -13,10 +13,10 @@ from devnet.process import ChildProcess
 
 SERVER: Final = Path(__file__).resolve().parents[1] / "server.py"
 API_KEY: Final = "demo-key"
-# Of the words of the BIP-39 test vectors ("abandon" eleven times, "about"). The gateway needs no more than this.
-XPUB: Final = (
-    "xpub6DCoCpSuQZB2jawqnGMEPS63ePKWkwWPH4TU45Q7LPXWuNd8TMtVxRrgjtEshuqpK3mdhaWHPFsBngh5GFZaM6si3yZdUsT8ddYM3PwnATt"
-)
+# The words of the BIP-39 test vectors: everybody has them. Embedded, the gateway is its own sweeper.
+MNEMONIC: Final = "abandon " * 11 + "about"
+GAS_ACCOUNT: Final = "0x78839F6054d7ed13918bAe0473BA31b1Ca9D7265"  # m/44'/60'/1'/0/0 of the words
+TREASURY: Final = "0x" + "7e" * 20
 INHERITED: Final = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "SYSTEMROOT")  # and no PAYWATCH_ of the operator's
 CHAIN: Final = "devnet"
 CONFIRMATIONS: Final = 3
@@ -44,7 +44,7 @@ class Gateway:
             "PAYWATCH_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'data' / 'paywatch.db'}",
             "PAYWATCH_CHAINS_FILE": str(chains),
             "PAYWATCH_PORT": str(port),
-            "PAYWATCH_XPUB": XPUB,
+            "PAYWATCH_MNEMONIC": MNEMONIC,
             "PAYWATCH_API_KEY": API_KEY,
             "PAYWATCH_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",  # the merchant is on this machine
         }
@@ -120,4 +120,5 @@ chains:
     native: {{symbol: ETH, decimals: 18}}
     tokens:
       - {{symbol: USDC, address: "{token_address}", decimals: 6}}
+    sweep: {{mode: auto, treasury: "{TREASURY}", interval: {POLL_INTERVAL_S}}}
 """

@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 
 from demo.customer import pay
-from demo.gateway import CHAIN, CONFIRMATIONS, POLL_INTERVAL_S, Gateway, GatewayError
+from demo.gateway import CHAIN, CONFIRMATIONS, GAS_ACCOUNT, POLL_INTERVAL_S, TREASURY, Gateway, GatewayError
 from demo.invitation import invitation
 from demo.order import STATUSES, Order
 from demo.timeline import Timeline
@@ -22,6 +22,8 @@ BLOCK_TIME_S: Final = 1
 NODE_PORT: Final = 8545
 GATEWAY_PORT: Final = 8000
 CUSTOMER_UNITS: Final = 1_000 * 10**6
+OPERATOR_INDEX: Final = 9
+GAS_WEI: Final = 10**17
 SHOWN_STEPS: Final = ("created", "paid", *STATUSES)
 COLOURS: Final = {"webhook": "cyan", "confirmed": "green", "settled": "green"}
 
@@ -67,8 +69,10 @@ class Story:
         token = await node.deploy("TestToken", "USD Coin", "USDC", 6)
         for order in self._orders.values():
             await node.transact(token, "mint(address,uint256)", node.accounts[order.account_index], CUSTOMER_UNITS)
+        await node.send_ether(OPERATOR_INDEX, GAS_ACCOUNT, GAS_WEI)
         await node.mine_every(BLOCK_TIME_S)
         tell("devnet", "started", f"{node.url}, a block every {BLOCK_TIME_S} s; test token USDC at {token}")
+        tell("operator", "funds", f"the gas account {GAS_ACCOUNT}; the treasury is {TREASURY}")
 
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="paywatch-demo-"))
         port = GATEWAY_PORT if is_free(GATEWAY_PORT) else free_port()
@@ -113,7 +117,10 @@ class Story:
         reached = [status for status in STATUSES if payment[f"{status}_at"] and status not in order.seen]
         for status in reached:
             detail = f"block {block}, {_confirmations(count)}"
-            self._see(order, status, status, detail + (", final" if status == "settled" else ""))
+            if status == "settled":
+                sweep = payment["sweeps"][-1]
+                detail = f"{sweep['amount']} {sweep['token']} in the treasury, transaction {sweep['tx_hash']}"
+            self._see(order, status, status, detail)
         if not reached and count != before and "confirmed" not in order.seen:
             self._timeline.tell(order.id, "", f"block {block}, {_confirmations(count)}")
 

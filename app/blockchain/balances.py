@@ -52,11 +52,11 @@ async def probe_balances(endpoint: Endpoint, header: Header) -> bool:
 
 
 async def fetch_token_balances(
-    endpoint: Endpoint, token: bytes, addresses: Collection[bytes], block_hash: bytes
+    endpoint: Endpoint, token: bytes, addresses: Collection[bytes], block_hash: bytes | None
 ) -> dict[bytes, int]:
-    """A token's `balanceOf` at a block, in base units. Raises NodeError."""
+    """A token's `balanceOf` at a block, in base units; None is the head. Raises NodeError."""
     wanted = list(addresses)
-    at = {"blockHash": "0x" + block_hash.hex()}
+    at = {"blockHash": "0x" + block_hash.hex()} if block_hash is not None else "latest"
     calls: list[Call] = [
         ("eth_call", [{"to": "0x" + token.hex(), "data": "0x" + (_BALANCE_OF + each.rjust(32, b"\0")).hex()}, at])
         for each in wanted

@@ -24,16 +24,20 @@ def new_mnemonic() -> str:
     return str(BIP39Mnemonic.from_entropy(secrets.token_bytes(ENTROPY_BYTES), "english"))
 
 
-def account_xpub(mnemonic: str) -> str:
-    """The extended public key of the deposit account `m/44'/60'/0'`. Raises ConfigError for a bad mnemonic."""
+def from_mnemonic(mnemonic: str) -> HDWallet:
+    """The wallet of recovery words, underived. Raises ConfigError for a bad mnemonic."""
     try:
-        wallet = HDWallet(cryptocurrency=Ethereum, hd=BIP32HD, network="mainnet").from_mnemonic(
+        return HDWallet(cryptocurrency=Ethereum, hd=BIP32HD, network="mainnet").from_mnemonic(
             BIP39Mnemonic(" ".join(mnemonic.split()))
         )
     except Error:
         # Not chained: hdwallet's message may quote the words.
         raise ConfigError("PAYWATCH_MNEMONIC: not a valid BIP-39 mnemonic") from None
-    return str(wallet.from_derivation(CustomDerivation(path=ACCOUNT_PATH)).xpublic_key())
+
+
+def account_xpub(mnemonic: str) -> str:
+    """The extended public key of the deposit account `m/44'/60'/0'`. Raises ConfigError for a bad mnemonic."""
+    return str(from_mnemonic(mnemonic).from_derivation(CustomDerivation(path=ACCOUNT_PATH)).xpublic_key())
 
 
 class AddressDeriver:

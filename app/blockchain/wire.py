@@ -50,8 +50,14 @@ class RawLog(msgspec.Struct, gc=False):
 class RawReceipt(msgspec.Struct):
     transactionHash: str
     blockHash: str
+    blockNumber: str
     status: str | None = None
     logs: list[RawLog] = []
+    from_: str | None = msgspec.field(default=None, name="from")
+    to: str | None = None
+    gasUsed: str | None = None
+    effectiveGasPrice: str | None = None
+    l1Fee: str | None = None  # of an OP-stack chain, beside the gas
 
 
 def to_bytes(text: str) -> bytes:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from app.cli import keys, webhooks
+from app.cli import keys, sweep, webhooks
 from app.cli.chains import reconcile, rescan
 from app.cli.status import status
 from app.core.errors import PaywatchError
@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(sweep.sweep_app, name="sweep")
+app.add_typer(sweep.contracts_app, name="contracts")
 for command in (status, rescan, reconcile):
     app.command()(command)
 

@@ -1,16 +1,22 @@
 """`paywatch keys`"""
 
 import json
+import sys
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from pydantic import SecretStr
 
-from app.services.operator import NewWallet, new_wallet
+from app.core.config import load_settings
+from app.core.errors import ConfigError
+from app.services.wallet import NewWallet, new_wallet, store_wallet
 
 app = typer.Typer(help="The wallet that deposit addresses come from.", no_args_is_help=True)
 
 WORDS_PER_LINE: Final = 6
 WORD_CHARS: Final = 8  # the longest word of BIP-39's English list
+PASSWORD_CHARS: Final = 12  # scrypt makes each guess cost a second of one core, and no more
 
 
 @app.callback()
@@ -20,21 +26,39 @@ def _group() -> None:
 
 @app.command()
 def init(
+    keystore: Annotated[
+        Path | None,
+        typer.Option(help="Also keep the wallet there, encrypted; PAYWATCH_KEYSTORE_PASSWORD, or a prompt, for how."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for a secret store; it holds the words.")] = False,
 ) -> None:
     """Make a new wallet and show its recovery words, this once."""
     wallet = new_wallet()
-    print(json.dumps({"mnemonic": wallet.mnemonic, "xpub": wallet.xpub}) if as_json else _letter(wallet))
+    if keystore is not None:
+        store_wallet(wallet, keystore, _password())
+    print(json.dumps({"mnemonic": wallet.mnemonic, "xpub": wallet.xpub}) if as_json else _letter(wallet, keystore))
 
 
-def _letter(wallet: NewWallet) -> str:
+def _password() -> SecretStr:
+    password = load_settings().keystore_password
+    if password is None:
+        if not sys.stdin.isatty():
+            raise ConfigError("PAYWATCH_KEYSTORE_PASSWORD is not set, and there is no terminal to ask at")
+        text = typer.prompt("The keystore's password", hide_input=True, confirmation_prompt=True, err=True)
+        password = SecretStr(text)
+    if len(password.get_secret_value()) < PASSWORD_CHARS:
+        raise ConfigError(f"the keystore's password must have {PASSWORD_CHARS} characters or more")
+    return password
+
+
+def _letter(wallet: NewWallet, keystore: Path | None) -> str:
     return f"""\
 The wallet's 24 recovery words:
 
 {_grid(wallet.mnemonic.split())}
 
-They are shown this once and stored nowhere. Write them on paper, in this order. Whoever has them has the money;
-without them it is lost.
+{"They are shown this once." if keystore else "They are shown this once and stored nowhere."} Write them on paper, in
+this order. Whoever has them has the money; without them it is lost.
 
 The extended public key of its account m/44'/60'/0':
 
@@ -44,12 +68,21 @@ What goes where:
 
   the API server, and workers    PAYWATCH_XPUB=<the extended public key>
     without the sweeper's role   Makes deposit addresses and can spend nothing. Whoever has it sees every address.
-  the sweeper's worker           PAYWATCH_MNEMONIC="<the 24 words, with blanks between>", in quotes
+{_sweeper(keystore)}
                                  In production no other process may have it. In embedded mode (no PAYWATCH_REDIS_URL)
                                  the one server is the sweeper too; without sweeping, the extended public key is enough.
 
 Use this wallet for nothing else, and export no private key of it: one of them, with the extended public key, gives
 away the whole account."""
+
+
+def _sweeper(keystore: Path | None) -> str:
+    if keystore is None:
+        return """\
+  the sweeper's worker           PAYWATCH_MNEMONIC="<the 24 words, with blanks between>", in quotes"""
+    return f"""\
+  the sweeper's worker           PAYWATCH_KEYSTORE_FILE={keystore.resolve()}
+                                 PAYWATCH_KEYSTORE_PASSWORD=<its password>, or PAYWATCH_KEYSTORE_PASSWORD_FILE"""
 
 
 def _grid(words: list[str]) -> str:

@@ -65,6 +65,28 @@ ENDPOINTS_PER_MERCHANT: Final = 20  # each event is delivered to all of them
 CONFIRMATIONS_MAX: Final = 10_000  # a day of a fast chain; more is a typing error
 URL_CHARS: Final = 2_000  # what browsers and proxies agree on
 
+# Sweeping
+SWEEP_ITEM_GAS: Final = 300_000  # of one address in a batch: the dearest real tokens take 200,000
+SWEEP_BUMP_PERCENT: Final = 13  # more on a replacement: nodes ask for 10, and 12.5 is one full block's rise
+SWEEP_TX_GAS: Final = 16_777_216  # no transaction may have more (EIP-7825)
+SWEEP_GAS_PERCENT: Final = 125  # of an estimate: what a token or a contract wallet does may cost more a block later
+SWEEP_BATCH_ADDRESSES: Final = 200  # of one collecting transaction: 75,000 gas each still fit into SWEEP_TX_GAS
+SWEEP_CANDIDATES: Final = 500  # transfers that a round looks at: ten HTTP requests; the next round takes the next ones
+SWEEP_PENDING: Final = 12  # of the gas account at once: nodes keep 16 transactions of an account, some fewer
+SWEEP_LIVE: Final = 300  # sweeps of a chain that are followed at once: six HTTP requests for their receipts
+SWEEP_ROUND_JOBS: Final = 50  # transactions signed in one round: bounds what a round's plan has to estimate
+SWEEP_STUCK_S: Final = 120.0  # unmined for so long is replaced: ten blocks of the slowest chain
+SWEEP_REBROADCAST_S: Final = 30.0  # pools forget; the same bytes again cost nothing
+SWEEP_ATTEMPTS: Final = 12  # of one nonce: 1.13 to the eleventh is nearly four times the first price
+SWEEP_RETRY_MIN_S: Final = 300.0  # an address that could not be swept is tried again, doubling
+SWEEP_RETRY_MAX_S: Final = 86_400.0  # a blacklisted one costs gas once a day at most
+SWEEP_RESERVE_GAS: Final = 1_000_000  # a gas account that cannot pay for so much is low: two contracts and a batch
+SWEEP_TELL_EVERY_S: Final = 600.0  # what keeps a round waiting is told so often, and when it changes
+SWEEP_PROBE_EVERY_S: Final = 3_600.0  # a chain without EIP-7702 is asked again: it may have forked
+SWEEP_ROUND_TIMEOUT_S: Final = 12.0  # one round; under its job's timeout, so the round ends itself and is logged
+SWEEP_SIGN_BUDGET_S: Final = 6.0  # a round signs nothing new after this long
+SWEEPER_JOB_TIMEOUT_S: Final = 15  # and 10 s of arq's: a dead worker's round is taken over within 30 s
+
 # Strangers' URLs
 DNS_TIMEOUT_S: Final = 5.0  # a name that takes longer is not worth an API call's wait
 DIAL_ADDRESSES: Final = 3  # of one host, tried in turn within the attempt's time

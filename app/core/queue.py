@@ -16,6 +16,7 @@ LISTEN_TASK: Final = "listen_for_payments"
 WEBHOOK_TASK: Final = "send_webhook_task"
 BACKUP_TASK: Final = "backup_pass"
 RECONCILE_TASK: Final = "reconcile"
+SWEEP_TASK: Final = "sweep_funds"
 HOUSEKEEPING_TASK: Final = "housekeeping"
 
 
@@ -58,6 +59,10 @@ class WakeUps:
 
     async def reconcile(self, chain: str) -> None:
         await self._enqueue(RECONCILE_TASK, chain, role="listener", job_id=f"reconcile:{chain}")
+
+    async def sweeper(self, chain: str) -> None:
+        """Let the sweeper have a round on a chain; one job per chain at a time."""
+        await self._enqueue(SWEEP_TASK, chain, role="sweeper", job_id=f"sweep:{chain}")
 
     async def housekeeping(self) -> None:
         await self._enqueue(HOUSEKEEPING_TASK, role="webhook", job_id="housekeeping")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from app.blockchain.wallet import AddressDeriver, account_xpub
+from app.blockchain.wallet import AddressDeriver
 from app.core import limits
 from app.core.chains import ChainsFile
 from app.core.config import Settings
@@ -17,6 +17,7 @@ from app.db import schema
 from app.services.blockchain.chains import prepare
 from app.services.context import Context, open_context
 from app.services.merchants import ensure_first_merchant
+from app.services.wallet import deposit_xpub
 
 log = get_logger(__name__)
 
@@ -28,20 +29,6 @@ class Gateway:
     context: Context
     deriver: AddressDeriver
     wake_ups: WakeUps
-
-
-def deposit_xpub(settings: Settings) -> str:
-    """The deposit account's xpub: as configured, else from the mnemonic, which must agree when both are given.
-
-    Raises ConfigError.
-    """
-    derived = account_xpub(settings.mnemonic.get_secret_value()) if settings.mnemonic is not None else None
-    if settings.xpub is not None and derived is not None and settings.xpub != derived:
-        raise ConfigError("PAYWATCH_XPUB is not the account m/44'/60'/0' of PAYWATCH_MNEMONIC; keep one of them")
-    xpub = settings.xpub or derived
-    if xpub is None:
-        raise ConfigError("PAYWATCH_XPUB is not set; `paywatch keys init` prints it")
-    return xpub
 
 
 @asynccontextmanager

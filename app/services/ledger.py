@@ -13,7 +13,7 @@ from app.db.models import ChainState, Event, Payment, Transaction, WebhookDelive
 from app.db.repositories import chains, payments, webhooks
 from app.db.repositories.payments import PaymentRecord
 from app.services.context import Context
-from app.services.decide import ChainHead, Change, OptionState, PaymentState, TransferState, decide
+from app.services.decide import ChainHead, Change, OptionState, PaymentState, Sweep, TransferState, decide
 from app.services.views import payment_view
 
 
@@ -51,7 +51,7 @@ def payment_state(context: Context, record: PaymentRecord) -> PaymentState:
                 tolerance_units=option.tolerance_units,
                 confirmations_required=option.confirmations_required,
                 received_units=option.received_units,
-                swept=_swept(context, option.chain_id),
+                swept=_swept(context, record, option.chain_id),
             )
             for option in record.options
         ),
@@ -80,7 +80,7 @@ async def decide_again(
     stories: list[Story] = []
     for record in await payments.load(session, payment_ids):
         transfers = [_transfer_state(row) for row in record.transactions]
-        changes = decide(payment_state(context, record), transfers, [], heads, now)
+        changes = decide(payment_state(context, record), transfers, _arrived(record), heads, now)
         for row in record.transactions:
             if not row.noted:
                 row.noted = True
@@ -166,9 +166,18 @@ def _deliveries(
     ]
 
 
-def _swept(context: Context, chain_id: int) -> bool:
+def _swept(context: Context, record: PaymentRecord, chain_id: int) -> bool:
+    """Whether a sweep settles. What was settled by finality stays so when sweeping is switched on later."""
     chain = context.by_id.get(chain_id)
-    return chain is not None and chain.sweep.mode != "off"
+    before = record.payment.status == "settled" and not record.outflows
+    return chain is not None and chain.sweep.mode != "off" and not before
+
+
+def _arrived(record: PaymentRecord) -> list[Sweep]:
+    """What reached the treasury for good: an outflow is verified once it has the option's confirmations."""
+    return [
+        Sweep(row.chain_id, row.asset, row.covers_units) for row in record.outflows if row.canonical and row.verified
+    ]
 
 
 def _head(state: ChainState) -> ChainHead:

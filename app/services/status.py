@@ -12,9 +12,10 @@ from app.core import limits
 from app.core.chains import Chain
 from app.core.clock import utc_now
 from app.core.evm import checksum
+from app.core.money import format_units
 from app.core.queue import WakeUps, heartbeat_key
-from app.db.models import ChainState
-from app.db.repositories import chains, payments, webhooks
+from app.db.models import ChainState, NonceLane
+from app.db.repositories import chains, payments, sweeps, webhooks
 from app.services.context import Context
 from app.services.views import View
 
@@ -101,11 +102,15 @@ async def health(context: Context, wake_ups: WakeUps) -> Health:
         async with context.db.read() as session:
             views = await list_chains(context, session)
             due = await webhooks.count_due(session, utc_now())
+            lanes = await sweeps.gas_lanes(session)
         checks += [_chain_check(view) for view in views]
         checks.append(Check(name="webhooks", status="ok", detail=f"{due} due"))
+        checks += [
+            _gas_check(context.by_id[lane.chain_id], lane) for lane in lanes if _is_swept(context, lane.chain_id)
+        ]
     checks += [_endpoint_check(context, chain) for chain in context.chains.enabled]
     if checks[1].status == "ok":
-        checks += [await _worker(wake_ups, role) for role in ("listener", "webhook")]
+        checks += [await _worker(wake_ups, role) for role in _roles(context)]
     statuses = {check.status for check in checks}
     status: CheckStatus = "down" if "down" in statuses else "degraded" if "degraded" in statuses else "ok"
     return Health(status=status, checks=checks)
@@ -157,6 +162,28 @@ def _state_name(chain: Chain, state: ChainState | None, lag_seconds: float | Non
 def _chain_check(view: ChainView) -> Check:
     detail = view.reason or f"cursor {view.cursor}, {view.lag_blocks} blocks and {view.lag_seconds} s behind"
     return Check(name=f"chain:{view.name}", status="ok" if view.state == "ok" else "degraded", detail=detail)
+
+
+def _is_swept(context: Context, chain_id: int) -> bool:
+    chain = context.by_id.get(chain_id)
+    return chain is not None and chain.enabled and chain.sweep.mode != "off"
+
+
+def _roles(context: Context) -> list[str]:
+    """The workers that there must be."""
+    swept = any(_is_swept(context, chain.chain_id) for chain in context.chains.enabled)
+    return ["listener", "webhook", *(["sweeper"] if swept else [])]
+
+
+def _gas_check(chain: Chain, lane: NonceLane) -> Check:
+    """The gas account as the sweeper's last round saw it; an empty one keeps tokens where they are."""
+    native = chain.native
+    if lane.balance_units is None:
+        return Check(name=f"gas:{chain.name}", status="ok", detail="not looked at yet")
+    detail = f"{checksum(lane.account)} holds {format_units(lane.balance_units, native.decimals)} {native.symbol}"
+    if lane.short_units:
+        detail += f"; fund it with {format_units(lane.short_units, native.decimals)} {native.symbol}"
+    return Check(name=f"gas:{chain.name}", status="degraded" if lane.short_units else "ok", detail=detail)
 
 
 def _endpoint_check(context: Context, chain: Chain) -> Check:

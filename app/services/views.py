@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.core.clock import rfc3339
 from app.core.evm import NATIVE_ASSET, checksum, hex0x, payment_uri
 from app.core.money import format_units
-from app.db.models import ChainState, PaymentOption, Token, Transaction
+from app.db.models import ChainState, Outflow, PaymentOption, Token, Transaction
 from app.db.repositories.payments import PaymentRecord
 from app.services.decide import Flag, OptionState, PaymentState, Status
 
@@ -31,6 +31,20 @@ class TransactionView(View):
     token_address: str | None
     amount: str
     amount_units: str
+    confirmations: int
+    status: Literal["canonical", "orphaned"]
+
+
+class OutflowView(View):
+    """Money of the payment's address that reached the treasury; `fee_units` is native coin that the address paid."""
+
+    chain: str
+    tx_hash: str
+    block_number: int
+    token: str
+    amount: str
+    amount_units: str
+    fee_units: str
     confirmations: int
     status: Literal["canonical", "orphaned"]
 
@@ -76,6 +90,7 @@ class PaymentView(View):
     confirmations_required: int
     detected_in_block: int | None
     transactions: list[TransactionView]
+    sweeps: list[OutflowView]
     options: list[OptionView]
     order_id: str | None
     metadata: dict[str, Any]
@@ -109,6 +124,7 @@ def payment_view(
         checkout_url=f"{public_url}/pay/{row.id}",
         detected_in_block=state.detected_in_block,
         transactions=[_transaction_view(record, transaction, cursors) for transaction in record.transactions],
+        sweeps=[_outflow_view(record, outflow, cursors) for outflow in record.outflows],
         options=options,
         order_id=row.order_id,
         metadata=row.metadata_,
@@ -148,7 +164,6 @@ def _option_view(record: PaymentRecord, option: PaymentOption, state: OptionStat
 def _transaction_view(record: PaymentRecord, row: Transaction, cursors: Mapping[int, ChainState]) -> TransactionView:
     token = record.tokens[row.chain_id, row.asset]
     cursor = cursors.get(row.chain_id)
-    confirmations = cursor.last_scanned_block - row.block_number + 1 if cursor and row.canonical else 0
     return TransactionView(
         chain=cursor.name if cursor else str(row.chain_id),
         tx_hash=hex0x(row.tx_hash) if row.tx_hash else None,
@@ -161,9 +176,29 @@ def _transaction_view(record: PaymentRecord, row: Transaction, cursors: Mapping[
         token_address=_token_address(token),
         amount=format_units(row.amount_units, token.decimals),
         amount_units=str(row.amount_units),
-        confirmations=max(confirmations, 0),
+        confirmations=_confirmations(row, cursor),
         status="canonical" if row.canonical else "orphaned",
     )
+
+
+def _outflow_view(record: PaymentRecord, row: Outflow, cursors: Mapping[int, ChainState]) -> OutflowView:
+    token = record.tokens[row.chain_id, row.asset]
+    cursor = cursors.get(row.chain_id)
+    return OutflowView(
+        chain=cursor.name if cursor else str(row.chain_id),
+        tx_hash=hex0x(row.tx_hash),
+        block_number=row.block_number,
+        token=token.symbol,
+        amount=format_units(row.amount_units, token.decimals),
+        amount_units=str(row.amount_units),
+        fee_units=str(row.fee_units),
+        confirmations=_confirmations(row, cursor),
+        status="canonical" if row.canonical else "orphaned",
+    )
+
+
+def _confirmations(row: Transaction | Outflow, cursor: ChainState | None) -> int:
+    return max(cursor.last_scanned_block - row.block_number + 1, 0) if cursor and row.canonical else 0
 
 
 def _token_address(token: Token) -> str | None:

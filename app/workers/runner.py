@@ -16,9 +16,11 @@ from app.core.logger import get_logger
 from app.core.netguard import guarded_client
 from app.core.queue import WakeUps
 from app.services.blockchain.heads import follow_heads
+from app.services.blockchain.sweeper import swept_chains
 from app.services.context import open_context
 from app.workers.audit import backup_pass_task, reconcile_task
 from app.workers.listener import Listener, listen_for_payments
+from app.workers.sweeper import load_sweeper, sweep_funds
 from app.workers.webhook import Sender, housekeeping, send_webhook_task
 
 log = get_logger(__name__)
@@ -32,9 +34,14 @@ TASKS: dict[str, dict[str, Task]] = {
         queue.RECONCILE_TASK: reconcile_task,
     },
     "webhook": {queue.WEBHOOK_TASK: send_webhook_task, queue.HOUSEKEEPING_TASK: housekeeping},
+    "sweeper": {queue.SWEEP_TASK: sweep_funds},
 }
 # arq keeps a dead worker's claim for the longest timeout of its role and 10 s more: both stay under 30 s.
-JOB_TIMEOUT_S = {"listener": limits.LISTENER_JOB_TIMEOUT_S, "webhook": limits.WEBHOOK_JOB_TIMEOUT_S}
+JOB_TIMEOUT_S = {
+    "listener": limits.LISTENER_JOB_TIMEOUT_S,
+    "webhook": limits.WEBHOOK_JOB_TIMEOUT_S,
+    "sweeper": limits.SWEEPER_JOB_TIMEOUT_S,
+}
 
 
 async def run_workers(
@@ -45,9 +52,10 @@ async def run_workers(
     Redis may come and go: each role's worker is started anew until it holds.
     """
     context = open_context(settings, chains)
+    sweeper = await load_sweeper(context) if "sweeper" in roles else None
     wake_ups = WakeUps(queue.connect(redis_url))
     client = guarded_client(context.guard)
-    ctx = {"listener": Listener(context, wake_ups), "sender": Sender(context, client)}
+    ctx = {"listener": Listener(context, wake_ups), "sender": Sender(context, client), "sweeper": sweeper}
     running: list[Coroutine[Any, Any, None]] = [
         _supervise(role, ctx, redis_url, stop) for role in TASKS if role in roles
     ]
@@ -61,6 +69,11 @@ async def run_workers(
     if "webhook" in roles:
         running.append(_tick(partial(wake_ups.webhooks, periodic=True), limits.WEBHOOK_TICK_S, stop))
         running.append(_tick(wake_ups.housekeeping, limits.HOUSEKEEPING_EVERY_S, stop))
+    if sweeper is not None:
+        running += [
+            _tick(partial(wake_ups.sweeper, chain.name), chain.sweep.interval_s, stop)
+            for chain in swept_chains(context)
+        ]
     log.info("workers started", roles=sorted(roles), chains=[chain.name for chain in chains.enabled])
     try:
         await asyncio.gather(*running)

@@ -63,6 +63,40 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_merchants")),
     )
     op.create_table(
+        "nonce_lanes",
+        sa.Column("chain_id", BIG_ID, autoincrement=False, nullable=False),
+        sa.Column("account", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("is_deposit", sa.Boolean(), nullable=False),
+        sa.Column("next_nonce", sa.BigInteger(), nullable=False),
+        sa.Column("balance_units", UNITS, nullable=True),
+        sa.Column("short_units", UNITS, nullable=True),
+        sa.Column("looked_at", TIME, nullable=True),
+        sa.PrimaryKeyConstraint("chain_id", "account", name=op.f("pk_nonce_lanes")),
+    )
+    op.create_table(
+        "sweeps",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("chain_id", BIG_ID, nullable=False),
+        sa.Column("kind", sa.String(length=20), nullable=False),
+        sa.Column("asset", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("treasury", sa.LargeBinary(length=20), nullable=True),
+        sa.Column("account", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("nonce", sa.BigInteger(), nullable=True),
+        sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("ended_at", TIME, nullable=True),
+        sa.Column("tx_hash", sa.LargeBinary(length=32), nullable=True),
+        sa.Column("block_number", BIG_ID, nullable=True),
+        sa.Column("block_hash", sa.LargeBinary(length=32), nullable=True),
+        sa.Column("gas_used", sa.BigInteger(), nullable=True),
+        sa.Column("gas_price_units", UNITS, nullable=True),
+        sa.Column("fee_units", UNITS, nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_sweeps")),
+        sa.UniqueConstraint("chain_id", "account", "nonce", name=op.f("uq_sweeps_chain_id_account_nonce")),
+    )
+    op.create_index("ix_sweeps_chain_id_status", "sweeps", ["chain_id", "status"], unique=False)
+    op.create_table(
         "tokens",
         sa.Column("chain_id", BIG_ID, autoincrement=False, nullable=False),
         sa.Column("address", sa.LargeBinary(length=20), nullable=False),
@@ -139,6 +173,22 @@ def upgrade() -> None:
         sqlite_where=sa.text("status NOT IN ('expired', 'cancelled')"),
     )
     op.create_table(
+        "sweep_attempts",
+        sa.Column("tx_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("sweep_id", sa.String(length=40), nullable=False),
+        sa.Column("raw", sa.LargeBinary(), nullable=False),
+        sa.Column("gas_limit", sa.BigInteger(), nullable=False),
+        sa.Column("max_fee_units", UNITS, nullable=False),
+        sa.Column("max_priority_fee_units", UNITS, nullable=False),
+        sa.Column("value_units", UNITS, nullable=False),
+        sa.Column("cancels", sa.Boolean(), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("broadcast_at", TIME, nullable=True),
+        sa.ForeignKeyConstraint(["sweep_id"], ["sweeps.id"], name=op.f("fk_sweep_attempts_sweep_id_sweeps")),
+        sa.PrimaryKeyConstraint("tx_hash", name=op.f("pk_sweep_attempts")),
+    )
+    op.create_index(op.f("ix_sweep_attempts_sweep_id"), "sweep_attempts", ["sweep_id"], unique=False)
+    op.create_table(
         "webhook_endpoints",
         sa.Column("id", sa.String(length=40), nullable=False),
         sa.Column("merchant_id", sa.String(length=40), nullable=False),
@@ -170,6 +220,46 @@ def upgrade() -> None:
     )
     op.create_index("ix_events_merchant_id_id", "events", ["merchant_id", "id"], unique=False)
     op.create_table(
+        "outflows",
+        sa.Column("id", BIG_ID, nullable=False),
+        sa.Column("payment_id", sa.String(length=40), nullable=False),
+        sa.Column("chain_id", BIG_ID, nullable=False),
+        sa.Column("block_number", BIG_ID, nullable=False),
+        sa.Column("block_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("block_time", TIME, nullable=False),
+        sa.Column("tx_index", sa.BigInteger(), nullable=False),
+        sa.Column("position", sa.String(length=80), nullable=False),
+        sa.Column("sender", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("treasury", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("asset", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("amount_units", UNITS, nullable=False),
+        sa.Column("fee_units", UNITS, nullable=False),
+        sa.Column("covers_units", UNITS, nullable=False),
+        sa.Column("tx_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("canonical", sa.Boolean(), nullable=False),
+        sa.Column("verified", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_outflows_payment_id_payments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_outflows")),
+        sa.UniqueConstraint(
+            "chain_id",
+            "block_hash",
+            "tx_index",
+            "position",
+            name=op.f("uq_outflows_chain_id_block_hash_tx_index_position"),
+        ),
+    )
+    op.create_index("ix_outflows_chain_id_block_number", "outflows", ["chain_id", "block_number"], unique=False)
+    op.create_index(op.f("ix_outflows_payment_id"), "outflows", ["payment_id"], unique=False)
+    op.create_index("ix_outflows_sender_chain_id", "outflows", ["sender", "chain_id"], unique=False)
+    op.create_index(
+        "ix_outflows_unverified",
+        "outflows",
+        ["chain_id"],
+        unique=False,
+        postgresql_where=sa.text("canonical AND NOT verified"),
+        sqlite_where=sa.text("canonical AND NOT verified"),
+    )
+    op.create_table(
         "payment_options",
         sa.Column("id", BIG_ID, nullable=False),
         sa.Column("payment_id", sa.String(length=40), nullable=False),
@@ -191,6 +281,32 @@ def upgrade() -> None:
         sa.UniqueConstraint("payment_id", "position", name=op.f("uq_payment_options_payment_id_position")),
     )
     op.create_table(
+        "sweep_items",
+        sa.Column("id", BIG_ID, nullable=False),
+        sa.Column("sweep_id", sa.String(length=40), nullable=False),
+        sa.Column("payment_id", sa.String(length=40), nullable=False),
+        sa.Column("chain_id", BIG_ID, nullable=False),
+        sa.Column("address", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("asset", sa.LargeBinary(length=20), nullable=False),
+        sa.Column("amount_units", UNITS, nullable=False),
+        sa.Column("moved_units", UNITS, nullable=True),
+        sa.Column("live", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["payment_id"], ["payments.id"], name=op.f("fk_sweep_items_payment_id_payments")),
+        sa.ForeignKeyConstraint(["sweep_id"], ["sweeps.id"], name=op.f("fk_sweep_items_sweep_id_sweeps")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_sweep_items")),
+    )
+    op.create_index("ix_sweep_items_address_chain_id", "sweep_items", ["address", "chain_id"], unique=False)
+    op.create_index(op.f("ix_sweep_items_payment_id"), "sweep_items", ["payment_id"], unique=False)
+    op.create_index(op.f("ix_sweep_items_sweep_id"), "sweep_items", ["sweep_id"], unique=False)
+    op.create_index(
+        "uq_sweep_items_live",
+        "sweep_items",
+        ["chain_id", "address", "asset"],
+        unique=True,
+        postgresql_where=sa.text("live"),
+        sqlite_where=sa.text("live"),
+    )
+    op.create_table(
         "transactions",
         sa.Column("id", BIG_ID, nullable=False),
         sa.Column("payment_id", sa.String(length=40), nullable=False),
@@ -209,6 +325,7 @@ def upgrade() -> None:
         sa.Column("canonical", sa.Boolean(), nullable=False),
         sa.Column("verified", sa.Boolean(), nullable=False),
         sa.Column("noted", sa.Boolean(), nullable=False),
+        sa.Column("swept", sa.Boolean(), nullable=False),
         sa.Column("seen_at", TIME, nullable=False),
         sa.ForeignKeyConstraint(
             ["chain_id", "asset"],
@@ -224,6 +341,14 @@ def upgrade() -> None:
     op.create_index("ix_transactions_chain_id_block_number", "transactions", ["chain_id", "block_number"], unique=False)
     op.create_index(op.f("ix_transactions_payment_id"), "transactions", ["payment_id"], unique=False)
     op.create_index("ix_transactions_recipient_chain_id", "transactions", ["recipient", "chain_id"], unique=False)
+    op.create_index(
+        "ix_transactions_unswept",
+        "transactions",
+        ["chain_id"],
+        unique=False,
+        postgresql_where=sa.text("canonical AND NOT swept"),
+        sqlite_where=sa.text("canonical AND NOT swept"),
+    )
     op.create_table(
         "webhook_deliveries",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -282,13 +407,18 @@ def downgrade() -> None:
     op.drop_table("webhook_attempts")
     op.drop_table("webhook_deliveries")
     op.drop_table("transactions")
+    op.drop_table("sweep_items")
     op.drop_table("payment_options")
+    op.drop_table("outflows")
     op.drop_table("events")
     op.drop_table("webhook_endpoints")
+    op.drop_table("sweep_attempts")
     op.drop_table("payments")
     op.drop_table("idempotency_keys")
     op.drop_table("api_keys")
     op.drop_table("tokens")
+    op.drop_table("sweeps")
+    op.drop_table("nonce_lanes")
     op.drop_table("merchants")
     op.drop_table("deposit_addresses")
     op.drop_table("chain_states")

@@ -10,6 +10,7 @@ from tests.support.problems import read_problem
 
 GOOD = {"chain": "devnet", "token": "USDC", "amount": "25"}
 JSON = {"content-type": "application/json"}
+LISTS = ["/v1/payments", "/v1/events", "/v1/sweeps", "/v1/webhook_endpoints", "/v1/webhook_deliveries"]
 
 
 def wrong(code: str, **changed: Any) -> Any:
@@ -242,6 +243,7 @@ async def test_a_weird_id_is_not_found(shared_client: httpx.AsyncClient, weird: 
         ("GET", f"/v1/payments/{weird}"),
         ("GET", f"/v1/payments/{weird}/events"),
         ("POST", f"/v1/payments/{weird}/cancel"),
+        ("GET", f"/v1/sweeps/{weird}"),
         ("GET", f"/v1/webhook_endpoints/{weird}"),
         ("PATCH", f"/v1/webhook_endpoints/{weird}"),
         ("DELETE", f"/v1/webhook_endpoints/{weird}"),
@@ -250,7 +252,7 @@ async def test_a_weird_id_is_not_found(shared_client: httpx.AsyncClient, weird: 
         read_problem(await shared_client.request(method, path, content=body, headers=JSON), 404, "not_found")
 
 
-@pytest.mark.parametrize("path", ["/v1/payments", "/v1/events", "/v1/webhook_endpoints", "/v1/webhook_deliveries"])
+@pytest.mark.parametrize("path", LISTS)
 @pytest.mark.parametrize(
     "query",
     [

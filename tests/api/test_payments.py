@@ -20,7 +20,7 @@ FIELDS = {
     *("checkout_url", "confirmations_required", "detected_in_block", "transactions", "options", "order_id", "metadata"),
     *("description", "redirect_url", "created_at", "expires_at", "detected_at", "confirmed_at", "settled_at"),
 }
-EXTRA_FIELDS = {"webhook_url"}
+EXTRA_FIELDS = {"webhook_url", "sweeps"}
 OPTION_FIELDS = {
     *("chain", "chain_id", "token", "token_address", "decimals", "amount", "amount_units", "amount_received"),
     *("amount_received_units", "amount_due", "confirmations_required", "payment_uri"),
@@ -84,6 +84,7 @@ async def test_a_token_payment_has_every_field_of_the_contract(client: httpx.Asy
         "confirmations_required": 7,
         "detected_in_block": None,
         "transactions": [],
+        "sweeps": [],
         "order_id": "A-1001",
         "metadata": {"cart": [1, {"sku": "☕"}], "ratio": 0.5, "none": None},
         "description": "Two mugs ☕",

@@ -11,7 +11,7 @@ import pytest
 
 from app.blockchain.wallet import account_xpub
 from app.core.config import Settings
-from app.services.operator import new_wallet
+from app.services.wallet import configured_mnemonic, deposit_xpub, new_wallet
 from demo.gateway import Gateway
 from devnet.ports import free_port
 from tests.support.anvil import Anvil
@@ -42,6 +42,7 @@ async def paywatch(folder: Path, *arguments: str, **variables: str) -> Answer:
         *(sys.executable, "-m", "app.cli", *arguments),
         cwd=folder,
         env=inherited | {"PYTHONPATH": str(Path(__file__).parents[2])} | variables,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -80,6 +81,37 @@ def test_what_was_made_is_accepted_by_the_settings_and_every_wallet_is_another()
     assert one.mnemonic != other.mnemonic
     assert Settings(_env_file=None, xpub=one.xpub, mnemonic=one.mnemonic).xpub == one.xpub
     assert one.mnemonic not in repr(one)
+
+
+async def test_a_keystore_opens_where_the_words_would(tmp_path: Path) -> None:
+    password = "correct horse battery"
+    made = await paywatch(
+        tmp_path, "keys", "init", "--json", "--keystore", "wallet.json", PAYWATCH_KEYSTORE_PASSWORD=password
+    )
+    wallet = json.loads(made.out)
+    path = tmp_path / "wallet.json"
+    assert (made.code, made.error) == (0, "")
+    assert path.stat().st_mode & 0o777 == 0o600
+    settings = Settings(_env_file=None, keystore_file=path, keystore_password=password)
+    words = configured_mnemonic(settings)
+    assert words is not None
+    assert words.get_secret_value() == wallet["mnemonic"]
+    assert deposit_xpub(settings) == wallet["xpub"]
+
+
+async def test_a_keystore_is_never_written_over_and_wants_a_password_worth_the_name(tmp_path: Path) -> None:
+    (tmp_path / "wallet.json").write_text("another wallet")
+    init = ("keys", "init", "--keystore", "wallet.json")
+    for password, complaint in [
+        ("correct horse battery", "exists already"),
+        ("short", "12 characters or more"),
+        ("", "PAYWATCH_KEYSTORE_PASSWORD is not set, and there is no terminal"),
+    ]:
+        answer = await paywatch(tmp_path, *init, PAYWATCH_KEYSTORE_PASSWORD=password)
+        assert answer.code == 1
+        assert complaint in answer.error
+        assert answer.out == ""  # no words of a wallet that is not kept
+    assert (tmp_path / "wallet.json").read_text() == "another wallet"
 
 
 # --- what it says of a running installation

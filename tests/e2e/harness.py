@@ -125,10 +125,11 @@ class House:
 
     # --- processes
 
-    def run(self, *arguments: str) -> Program:
-        """Start a command of ours, e.g. run("server.py") or run("-m", "app.workers")."""
+    def run(self, *arguments: str, **settings: str) -> Program:
+        """Start a command of ours, e.g. run("server.py") or run("-m", "app.workers"); `settings` are its alone."""
         command = [str(REPO_ROOT / part) if part.endswith(".py") else part for part in arguments]
-        program = Program(command, self._env, self.folder)
+        mine = {f"PAYWATCH_{name}": value for name, value in settings.items()}
+        program = Program(command, self._env | mine, self.folder)
         self.programs.append(program)
         return program
 
@@ -275,6 +276,7 @@ def chain_yaml(
     chain_id: int = 31337,
     confirmations: int = 2,
     depth: int = 64,
+    sweep: str = "",
 ) -> str:
     """One entry of chains.yaml, to be put under `chains:`; its tokens are USDC at `token`, if given."""
     tokens = f'[{{symbol: USDC, address: "{token}", decimals: 6}}]' if token else "[]"
@@ -287,6 +289,7 @@ def chain_yaml(
     poll_interval: 0.2
     native: {{symbol: ETH, decimals: 18}}
     tokens: {tokens}
+    sweep: {sweep or "{mode: off}"}
 """
 
 

@@ -107,8 +107,11 @@ class Storefront:
 
 async def survive_kills(
     house: House, devnet: Devnet, receiver: Receiver, *, workers: int = 0, redis: RedisServer | None = None
-) -> None:
-    """Kill -9 of everything, ten times, in a stream of payments: each is credited once, and everything is told."""
+) -> list[dict[str, Any]]:
+    """Kill -9 of everything, ten times, in a stream of payments: each is credited once, and everything is told.
+
+    Returns the payments, settled.
+    """
     seed = int(os.environ.get("PAYWATCH_E2E_SEED") or random.randrange(1_000_000))
     print(f"PAYWATCH_E2E_SEED={seed}")  # noqa: T201 (shown on failure)
     rng = random.Random(seed)
@@ -127,11 +130,13 @@ async def survive_kills(
             house.launch(workers)
         await house.start(workers)
         shop.closed.set()
-    for payment_id, tx_hash in shop.paid.items():
-        assert_credited_once(await house.reaches(payment_id, "settled"), tx_hash)
+    payments = [await house.reaches(payment_id, "settled") for payment_id in shop.paid]
+    for payment in payments:
+        assert_credited_once(payment, shop.paid[payment["id"]])
     assert await _listed(house) == set(shop.paid)  # a repeated request made no second payment
     for payment_id in shop.paid:
         await assert_told(house, receiver, payment_id, "created", "detected", "confirmed", "settled")
+    return payments
 
 
 async def _listed(house: House) -> set[str]:

@@ -5,6 +5,7 @@ from app.db.models.chain import BlockHeader, ChainState
 from app.db.models.event import Event, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from app.db.models.merchant import ApiKey, IdempotencyKey, Merchant
 from app.db.models.payment import DepositAddress, Payment, PaymentOption
+from app.db.models.sweep import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem
 from app.db.models.token import Token
 from app.db.models.transaction import Transaction
 
@@ -17,8 +18,13 @@ __all__ = [
     "Event",
     "IdempotencyKey",
     "Merchant",
+    "NonceLane",
+    "Outflow",
     "Payment",
     "PaymentOption",
+    "Sweep",
+    "SweepAttempt",
+    "SweepItem",
     "Token",
     "Transaction",
     "WebhookAttempt",

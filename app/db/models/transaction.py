@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, ForeignKeyConstraint, Index, String, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, ForeignKey, ForeignKeyConstraint, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -23,6 +23,12 @@ class Transaction(Base):
         ForeignKeyConstraint(["chain_id", "asset"], ["tokens.chain_id", "tokens.address"]),
         Index("ix_transactions_chain_id_block_number", "chain_id", "block_number"),
         Index("ix_transactions_recipient_chain_id", "recipient", "chain_id"),
+        Index(
+            "ix_transactions_unswept",
+            "chain_id",
+            postgresql_where=text("canonical AND NOT swept"),
+            sqlite_where=text("canonical AND NOT swept"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -44,4 +50,6 @@ class Transaction(Base):
     verified: Mapped[bool] = mapped_column(Boolean)
     # Its present state was taken into account by `decide`, so it is no longer news.
     noted: Mapped[bool] = mapped_column(Boolean)
+    # A canonical outflow of its address and asset came after it: nothing of it is left to be swept.
+    swept: Mapped[bool] = mapped_column(Boolean, default=False)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -84,3 +84,10 @@ async def recent_addresses(session: AsyncSession) -> dict[bytes, str]:
         .limit(limits.RECONCILE_ADDRESSES)
     )
     return {address: payment_id for address, payment_id in await session.execute(query)}
+
+
+async def place_of(session: AsyncSession, address: bytes) -> tuple[int, int]:
+    """HD branch and index of a deposit address, which must be one."""
+    query = select(DepositAddress.branch, DepositAddress.id).where(DepositAddress.address == address)
+    branch, index = (await session.execute(query)).one()
+    return branch, index

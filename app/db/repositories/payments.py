@@ -9,9 +9,9 @@ from sqlalchemy import exists, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
-from app.db.models import DepositAddress, Payment, PaymentOption, Token, Transaction
+from app.db.models import DepositAddress, Outflow, Payment, PaymentOption, Token, Transaction
 
-Row = TypeVar("Row", PaymentOption, Transaction)
+Row = TypeVar("Row", PaymentOption, Transaction, Outflow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class PaymentRecord:
     options: Sequence[PaymentOption]
     transactions: Sequence[Transaction]
     tokens: dict[tuple[int, bytes], Token]
+    outflows: Sequence[Outflow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ async def lock(session: AsyncSession, payment_ids: Collection[str]) -> None:
 
 
 async def load(session: AsyncSession, payment_ids: Collection[str]) -> list[PaymentRecord]:
-    """Records of the given payments, by id; four queries whatever their number."""
+    """Records of the given payments, by id; five queries whatever their number."""
     if not payment_ids:
         return []
     rows = (
@@ -69,12 +70,27 @@ async def load(session: AsyncSession, payment_ids: Collection[str]) -> list[Paym
             .order_by(Transaction.block_number, Transaction.tx_index, Transaction.id)
         )
     )
+    outflows = _by_payment(
+        await session.scalars(
+            select(Outflow)
+            .where(Outflow.payment_id.in_(payment_ids))
+            .order_by(Outflow.block_number, Outflow.tx_index, Outflow.id)
+        )
+    )
     assets = {(row.chain_id, row.asset) for rows_ in options.values() for row in rows_}
     assets |= {(row.chain_id, row.asset) for rows_ in transactions.values() for row in rows_}
+    assets |= {(row.chain_id, row.asset) for rows_ in outflows.values() for row in rows_}
     query = select(Token).where(tuple_(Token.chain_id, Token.address).in_(sorted(assets)))
     tokens = {(token.chain_id, token.address): token for token in await session.scalars(query)}
     return [
-        PaymentRecord(payment, address, options.get(payment.id, []), transactions.get(payment.id, []), tokens)
+        PaymentRecord(
+            payment,
+            address,
+            options.get(payment.id, []),
+            transactions.get(payment.id, []),
+            tokens,
+            outflows.get(payment.id, []),
+        )
         for payment, address in rows
     ]
 

@@ -1,12 +1,10 @@
 """Observed transfers."""
 
-from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core import limits
 from app.core.evm import NATIVE_ASSET
 from app.db.models import Transaction
 from app.db.repositories.chains import upsert
@@ -18,7 +16,7 @@ async def record(session: AsyncSession, rows: list[dict[str, Any]]) -> list[dict
     """Insert transfers; returns those that were not there as canonical before.
 
     A block can come back: then the row is canonical again, and news. Rows need the columns of `OBSERVED` and the rest
-    of the table but `id`, `canonical`, `verified` and `noted`. The caller holds the chain's lock.
+    of the table but `id`, `canonical`, `verified`, `noted` and `swept`. The caller holds the chain's lock.
     """
     if not rows:
         return []
@@ -30,7 +28,7 @@ async def record(session: AsyncSession, rows: list[dict[str, Any]]) -> list[dict
     known = {tuple(found) for found in await session.execute(query)}
     news = [row for row in rows if tuple(row[name] for name in OBSERVED) not in known]
     if news:
-        fresh = {"canonical": True, "verified": False, "noted": False}
+        fresh = {"canonical": True, "verified": False, "noted": False, "swept": False}
         statement = upsert(session, Transaction)
         await session.execute(
             statement.on_conflict_do_update(
@@ -39,23 +37,6 @@ async def record(session: AsyncSession, rows: list[dict[str, Any]]) -> list[dict
             [row | fresh for row in news],
         )
     return news
-
-
-async def inflows(
-    session: AsyncSession, chain_id: int, recipients: Collection[bytes]
-) -> dict[tuple[bytes, bytes], int]:
-    """Base units recorded as received, by (recipient, asset); canonical transfers only."""
-    found: dict[tuple[bytes, bytes], int] = {}
-    wanted = list(recipients)
-    for start in range(0, len(wanted), limits.SQLITE_VARIABLES):
-        query = select(Transaction.recipient, Transaction.asset, Transaction.amount_units).where(
-            Transaction.chain_id == chain_id,
-            Transaction.canonical,
-            Transaction.recipient.in_(wanted[start : start + limits.SQLITE_VARIABLES]),
-        )
-        for recipient, asset, units in await session.execute(query):
-            found[recipient, asset] = found.get((recipient, asset), 0) + units
-    return found
 
 
 async def replace_balances(session: AsyncSession, news: list[dict[str, Any]], position: str) -> None:

@@ -13,7 +13,8 @@ from app.db.repositories import chains, transactions
 from app.services.blockchain.balances import POSITION
 from app.services.blockchain.chains import require_same_chain
 from app.services.blockchain.fork import release
-from app.services.blockchain.gather import Matched, match
+from app.services.blockchain.gather import Matches, match
+from app.services.blockchain.outflows import mark_swept, record_outflows
 from app.services.blockchain.rows import transfer_row
 from app.services.context import Context
 from app.services.decide import Change
@@ -24,7 +25,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reread:
-    """Outcome of reading a range again. `found`: transfers that had been missed; they are credited now.
+    """Outcome of reading a range again. `found`: transfers that had been missed, money at the treasury too.
 
     `problem`: why the node could not be asked or believed; nothing was written then.
     """
@@ -120,10 +121,10 @@ async def reread(context: Context, chain: Chain, endpoint: Endpoint, first: int,
         by_range=state is not None and last <= state.finalized_block,
         trace=chain.native.detect == "trace",
     )
-    return await _credit(context, chain, run, await match(context, endpoint, run), cause)
+    return await _credit(context, chain, run, await match(context, chain, endpoint, run), cause)
 
 
-async def _credit(context: Context, chain: Chain, run: BlockRun, matched: list[Matched], cause: Cause) -> Reread:
+async def _credit(context: Context, chain: Chain, run: BlockRun, matches: Matches, cause: Cause) -> Reread:
     first, last = run.headers[0].number, run.headers[-1].number
     async with context.db.write() as session:
         state = await chains.lock_state(session, chain.chain_id)
@@ -133,8 +134,10 @@ async def _credit(context: Context, chain: Chain, run: BlockRun, matched: list[M
         for header in run.headers:
             if ours.get(header.number, header.hash) != header.hash:
                 raise InvalidAnswerError(f"block {header.number} is {hex0x(header.hash)} here, another one was scanned")
-        news = await transactions.record(session, [transfer_row(chain, *found) for found in matched])
+        news = await transactions.record(session, [transfer_row(chain, *found) for found in matches.transfers])
         await transactions.replace_balances(session, news, POSITION)
+        left = await record_outflows(session, chain, matches.outflows)
+        await mark_swept(session, chain, {row["recipient"] for row in news} | {row.sender for row in left})
         # A rescan asks the preferred endpoint, perhaps the very one that missed something, so it is no backup.
         if cause.kind == "backup" and first <= state.backup_block + 1 <= last:
             state.backup_block = last
@@ -142,4 +145,4 @@ async def _credit(context: Context, chain: Chain, run: BlockRun, matched: list[M
             state.missed_transfers += len(news)
         await session.flush()
         changes = await decide_again(context, session, {row["payment_id"] for row in news}, cause)
-    return Reread(first, last, len(news), tuple(changes))
+    return Reread(first, last, len(news) + len(left), tuple(changes))

@@ -15,25 +15,25 @@ from app.core.chains import Chain
 from app.core.evm import NATIVE_ASSET
 from app.core.logger import get_logger
 from app.db.models import Transaction
-from app.db.repositories import addresses, transactions
+from app.db.repositories import addresses, outflows
 from app.services.context import Context
 
 log = get_logger(__name__)
 
 POSITION = "balance"
-Inflows = dict[tuple[bytes, bytes], int]  # base units by (recipient, asset)
+Holdings = dict[tuple[bytes, bytes], int]  # base units by (address, asset)
 
 
 @dataclass(frozen=True, slots=True)
 class Surpluses:
-    """Transfers that only balances show, with their payments' ids, and the `inflows` that they are a surplus over.
+    """Transfers that only balances show, with their payments' ids, and the `holdings` that they are a surplus over.
 
     `rotated_address_id`: how far the rotation has come, None when it was not its turn.
     """
 
     transfers: Sequence[tuple[ObservedTransfer, str]] = ()
     rotated_address_id: int | None = None
-    inflows: Inflows = field(default_factory=dict)
+    holdings: Holdings = field(default_factory=dict)
 
 
 async def find_surpluses(
@@ -52,7 +52,7 @@ async def find_surpluses(
         if turn:
             others, rotated = await addresses.rotate(session, chain.chain_id)
             owners |= others
-        recorded = await transactions.inflows(session, chain.chain_id, owners)
+        recorded = await outflows.holdings(session, chain.chain_id, owners, run.headers[-1].number)
     if not owners:
         return Surpluses(rotated_address_id=rotated)
     tip = run.headers[-1]
@@ -66,23 +66,28 @@ async def find_surpluses(
     for address, wei in balances.items():
         known = [t for t, _ in matched if t.asset == NATIVE_ASSET and t.recipient == address]
         surplus = wei - recorded.get((address, NATIVE_ASSET), 0) - sum(t.amount_units for t in known)
-        if surplus > 0:
+        if surplus > 0:  # money that left in this very run hides one until the next
             found += await _locate(endpoint, run, address, surplus, known)
     return Surpluses([(transfer, owners[transfer.recipient]) for transfer in found], rotated, recorded)
 
 
 async def surpluses_hold(
-    session: AsyncSession, chain: Chain, transfers: Sequence[tuple[ObservedTransfer, str]], inflows: Inflows
+    session: AsyncSession,
+    chain: Chain,
+    transfers: Sequence[tuple[ObservedTransfer, str]],
+    holdings: Holdings,
+    upto: int,
 ) -> bool:
     """Whether what was recorded for the recipients of surpluses is still what it was; under the chain's lock.
 
     The cursor does not tell: a backup pass or a rescan credits blocks below it, and money would count twice.
     """
-    if not inflows and not any(transfer.position == POSITION for transfer, _ in transfers):
+    if not holdings and not any(transfer.position == POSITION for transfer, _ in transfers):
         return True
     recipients = {transfer.recipient for transfer, _ in transfers if transfer.asset == NATIVE_ASSET}
-    now = await transactions.inflows(session, chain.chain_id, recipients)
-    return all(now.get((address, NATIVE_ASSET), 0) == inflows.get((address, NATIVE_ASSET), 0) for address in recipients)
+    now = await outflows.holdings(session, chain.chain_id, recipients, upto)
+    keys = [(address, NATIVE_ASSET) for address in recipients]
+    return all(now.get(key, 0) == holdings.get(key, 0) for key in keys)
 
 
 async def still_there(
@@ -96,7 +101,7 @@ async def still_there(
     if not recipients:
         return set()
     async with context.db.read() as session:
-        recorded = await transactions.inflows(session, chain.chain_id, recipients)
+        recorded = await outflows.holdings(session, chain.chain_id, recipients, reached.number)
     try:
         balances = await fetch_balances(endpoint, recipients, reached.hash)
     except PrunedError:

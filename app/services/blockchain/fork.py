@@ -12,6 +12,7 @@ from app.core.evm import hex0x
 from app.core.logger import get_logger
 from app.db.repositories import chains, transactions
 from app.services.blockchain.chains import require_same_chain
+from app.services.blockchain.outflows import orphan_outflows
 from app.services.blockchain.plan import Cursor
 from app.services.blockchain.rows import header_row
 from app.services.context import Context
@@ -110,6 +111,7 @@ async def _write(
         if state is None or not (cursor.is_at(state) if halted else cursor.holds(state)):
             return []
         touched = await transactions.orphan_above(session, chain.chain_id, ancestor.number)
+        touched |= await orphan_outflows(session, chain, ancestor.number)
         await chains.delete_headers_above(session, chain.chain_id, ancestor.number)
         header = await chains.get_header(session, chain.chain_id, ancestor.number)
         if header is None or header.hash != ancestor.hash:  # restarted below everything that was scanned

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from app.blockchain.blocks import BlockRun, fetch_run
 from app.blockchain.errors import NodeBehindError, NodeError
@@ -15,8 +16,16 @@ from app.core.evm import hex0x
 from app.core.logger import get_logger
 from app.db.models import Transaction
 from app.db.repositories import addresses, payments
-from app.services.blockchain.balances import Inflows, Surpluses, find_surpluses, still_there
+from app.services.blockchain.balances import Holdings, Surpluses, find_surpluses, still_there
 from app.services.blockchain.chains import require_same_chain
+from app.services.blockchain.outflows import (
+    ObservedOutflow,
+    from_deposits,
+    known_treasuries,
+    read_outflows,
+    verify_outflows,
+    without_own,
+)
 from app.services.blockchain.plan import Plan, finalized_by
 from app.services.context import Context
 
@@ -31,7 +40,7 @@ class Findings:
 
     `finalized_number`: up to where our chain is final once the run is written.
     `rotated_address_id`: how far the rotation through all addresses' balances has come; None when it did not turn.
-    `inflows`: what was recorded when balances were compared with it.
+    `holdings`: what was recorded when balances were compared with it.
     """
 
     run: BlockRun | None
@@ -39,14 +48,25 @@ class Findings:
     verified_ids: tuple[int, ...]
     finalized_number: int
     rotated_address_id: int | None = None
-    inflows: Inflows = field(default_factory=dict)
+    holdings: Holdings = field(default_factory=dict)
+    outflows: tuple[ObservedOutflow, ...] = ()
+    verified_outflow_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Transfers of a run that reached deposit addresses, and those that left them for the treasury."""
+
+    transfers: list[Matched]
+    outflows: tuple[ObservedOutflow, ...]
 
 
 async def gather(context: Context, chain: Chain, endpoint: Endpoint, plan: Plan) -> Findings:
     """Blocks, transfers and second looks of one step. Raises NodeError."""
     run = await _next_run(context, chain, endpoint, plan) if plan.blocks else None
     finalized_number = finalized_by(chain, plan, run.headers if run else ())
-    matched = await match(context, endpoint, run) if run is not None else []
+    matches = await match(context, chain, endpoint, run) if run is not None else Matches([], ())
+    matched = matches.transfers
     looked = Surpluses()
     if run is not None and chain.native.detect == "balances":
         looked = await find_surpluses(context, chain, endpoint, run, matched)
@@ -56,16 +76,29 @@ async def gather(context: Context, chain: Chain, endpoint: Endpoint, plan: Plan)
         candidates = await payments.unverified(session, chain.chain_id, reached.number)
     verified_ids = await _verify(context, chain, endpoint, candidates, reached)
     return Findings(
-        run, tuple(matched), tuple(verified_ids), finalized_number, looked.rotated_address_id, looked.inflows
+        run,
+        tuple(matched),
+        tuple(verified_ids),
+        finalized_number,
+        looked.rotated_address_id,
+        looked.holdings,
+        matches.outflows,
+        await verify_outflows(context, chain, reached, partial(_receipts, context, chain, endpoint)),
     )
 
 
-async def match(context: Context, endpoint: Endpoint, run: BlockRun) -> list[Matched]:
-    """Transfers of a run that reached deposit addresses and did not fail. Raises NodeError."""
+async def match(context: Context, chain: Chain, endpoint: Endpoint, run: BlockRun) -> Matches:
+    """Transfers of a run that reached or left deposit addresses and did not fail. Raises NodeError."""
+    recipients = run.recipients()
     async with context.db.read() as session:
-        owners = await addresses.payments_by_address(session, run.recipients())
-    found = await _successful(endpoint, run.transfers_to(owners)) if owners else []
-    return [(transfer, owners[transfer.recipient]) for transfer in found]
+        owners = await addresses.payments_by_address(session, recipients)
+        treasuries = recipients & await known_treasuries(session, chain)
+        observed = run.transfers_to(owners.keys() | treasuries) if owners or treasuries else []
+        inflows = await without_own(session, chain, [each for each in observed if each.recipient in owners])
+        leaving = await from_deposits(session, [each for each in observed if each.recipient in treasuries])
+    found = await _successful(endpoint, inflows)
+    matched = [(transfer, owners[transfer.recipient]) for transfer in found]
+    return Matches(matched, await read_outflows(endpoint, leaving) if leaving else ())
 
 
 async def _next_run(context: Context, chain: Chain, endpoint: Endpoint, plan: Plan) -> BlockRun:

@@ -8,7 +8,7 @@ from app.blockchain.rpc import Endpoint
 from app.core.chains import Chain
 from app.core.evm import NATIVE_ASSET, checksum
 from app.core.logger import get_logger
-from app.db.repositories import addresses, chains, transactions
+from app.db.repositories import addresses, chains, outflows
 from app.services.context import Context
 
 log = get_logger(__name__)
@@ -38,7 +38,8 @@ class Report:
 async def reconcile_chain(context: Context, chain: Chain) -> Report:
     """Every difference at the cursor's block, for addresses of open and recently paid payments, in all assets.
 
-    Money that was moved away by the merchant's own hand shows as a difference too: it is one.
+    Addresses whose money is on its way are left for the next time. What was moved elsewhere than to the treasury by
+    the merchant's own hand shows as a difference too: it is one.
     """
     endpoint = context.nodes.nodes(chain).pick()
     if endpoint is None:
@@ -60,11 +61,15 @@ async def reconcile_chain(context: Context, chain: Chain) -> Report:
 
 
 async def _compare(context: Context, chain: Chain, endpoint: Endpoint) -> list[Difference]:
-    async with context.db.write() as session:  # locked, so that no step comes between the cursor and the inflows
+    async with context.db.write() as session:  # locked, so that no step comes between the cursor and the records
         state = await chains.lock_state(session, chain.chain_id)
-        owners = await addresses.recent_addresses(session)
-        recorded = await transactions.inflows(session, chain.chain_id, owners)
-    if state is None or not owners:
+        if state is None:
+            return []
+        moving = await outflows.moving_addresses(session, chain.chain_id)
+        recent = await addresses.recent_addresses(session)
+        owners = {address: payment_id for address, payment_id in recent.items() if address not in moving}
+        recorded = await outflows.holdings(session, chain.chain_id, owners, state.last_scanned_block)
+    if not owners:
         return []
     differences: list[Difference] = []
     for asset in chain.assets:

@@ -17,12 +17,13 @@ from app.core.chains import Chain
 from app.core.clock import from_unix
 from app.core.logger import get_logger
 from app.db.models import ChainState
-from app.db.repositories import chains, payments, transactions
+from app.db.repositories import chains, outflows, payments, transactions
 from app.services.blockchain.balances import POSITION, surpluses_hold
 from app.services.blockchain.chains import require_same_chain
 from app.services.blockchain.fork import roll_back
 from app.services.blockchain.gather import Findings, gather
 from app.services.blockchain.link import Link, link
+from app.services.blockchain.outflows import mark_swept, record_outflows
 from app.services.blockchain.plan import Cursor, Plan, plan_range, read_cursor
 from app.services.blockchain.rows import header_row, transfer_row
 from app.services.context import Context
@@ -75,21 +76,26 @@ async def _step(context: Context, chain: Chain, endpoint: Endpoint, cursor: Curs
 
 async def _write(context: Context, chain: Chain, plan: Plan, findings: Findings) -> StepOutcome:
     """One transaction: headers, transfers, decisions, events, deliveries, cursor."""
-    if findings.run is None and not findings.verified_ids and not await _worth_writing(context, chain, plan):
+    verified = findings.verified_ids or findings.verified_outflow_ids
+    if findings.run is None and not verified and not await _worth_writing(context, chain, plan):
         return StepOutcome(progressed=False)
     async with context.db.write() as session:
         state = await chains.lock_state(session, chain.chain_id)
         if state is None or not plan.cursor.holds(state):
             return StepOutcome(progressed=False)  # somebody else was quicker: the work is dropped
-        if not await surpluses_hold(session, chain, findings.transfers, findings.inflows):
-            return StepOutcome(progressed=True)  # a backup pass or a rescan credited it meanwhile: look again
         headers = findings.run.headers if findings.run else ()
+        upto = headers[-1].number if headers else state.last_scanned_block
+        if not await surpluses_hold(session, chain, findings.transfers, findings.holdings, upto):
+            return StepOutcome(progressed=True)  # a backup pass or a rescan credited it meanwhile: look again
         await chains.insert_headers(session, [header_row(chain, header) for header in headers])
         rows = [transfer_row(chain, *found) for found in findings.transfers]
         news = await transactions.record(session, [row for row in rows if row["position"] != POSITION])
         await transactions.replace_balances(session, news, POSITION)  # earlier ones: today's leave these out
         await transactions.record(session, [row for row in rows if row["position"] == POSITION])
         await transactions.mark_verified(session, list(findings.verified_ids))
+        left = await record_outflows(session, chain, findings.outflows)
+        moved = {each.recipient for each, _ in findings.transfers} | {row.sender for row in left}
+        await mark_swept(session, chain, moved)
         _advance(state, plan, findings, headers[-1] if headers else None)
         # During a catch-up nothing is known to be final for long: what the node calls so will do for throwing away.
         final_height = max(state.finalized_block, plan.final.number if plan.final else 0)
@@ -97,6 +103,7 @@ async def _write(context: Context, chain: Chain, plan: Plan, findings: Findings)
         await chains.delete_headers_below(session, chain.chain_id, keep_from)
         await session.flush()  # `decide_again` reads the cursor and the transfers
         touched = {payment_id for _, payment_id in findings.transfers}
+        touched |= await outflows.mark_verified(session, findings.verified_outflow_ids)
         touched.update(await _open_payments(session, chain, state))
         cause = Cause("block", {"chain": chain.name, "block_number": state.last_scanned_block})
         changes = await decide_again(context, session, touched, cause)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from app.blockchain.signer import Signer
 from app.blockchain.w3 import NodeProvider
 from tests.services.blockchain.requests import Requests
+from tests.services.blockchain.sweeping import OpenSwept, Swept, make_signer, swept_by, use_words
 from tests.services.blockchain.watch import Watch, open_watch
 from tests.support.anvil import Anvil
 
@@ -46,3 +48,22 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Requests:
 
     monkeypatch.setattr(NodeProvider, "post", post)
     return recorder
+
+
+@pytest.fixture(scope="session")
+def signer() -> Signer:
+    return make_signer()
+
+
+@pytest.fixture
+def open_swept(opened: OpenWatch, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> OpenSwept:
+    use_words(monkeypatch)
+    return partial(swept_by, opened, signer)
+
+
+@pytest.fixture
+async def swept(open_swept: OpenSwept) -> AsyncIterator[Swept]:
+    """Mode `auto`; when the test ends, the database must be in order."""
+    async with open_swept() as it:
+        yield it
+        await it.watch.audit(against_node=False)

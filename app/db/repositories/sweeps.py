@@ -1,0 +1,258 @@
+"""What the sweeper signed: its lanes, sweeps with items and attempts, and the money that waits to be swept."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core import limits
+from app.core.evm import NATIVE_ASSET
+from app.db.models import (
+    DepositAddress,
+    NonceLane,
+    Payment,
+    PaymentOption,
+    Sweep,
+    SweepAttempt,
+    SweepItem,
+    Transaction,
+)
+from app.db.repositories.chains import upsert
+
+LIVE: Final = ("signed", "mined")
+FOLLOWED: Final = (*LIVE, "frozen")  # a frozen one's transaction may yet turn up
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    """A sweep with its items, and its attempts from the oldest; live objects of the session that loaded them."""
+
+    sweep: Sweep
+    items: Sequence[SweepItem]
+    attempts: Sequence[SweepAttempt]
+
+
+@dataclass(frozen=True, slots=True)
+class Unswept:
+    """A transfer that waits to be swept, and the HD place of its address."""
+
+    id: int
+    address: bytes
+    asset: bytes
+    branch: int
+    index: int
+    payment_id: str
+    amount_units: int
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How often an address and asset was not moved by a sweep that should have, and when it ended last."""
+
+    count: int
+    last_at: datetime
+
+
+# --- lanes
+
+
+async def add_lane(session: AsyncSession, chain_id: int, account: bytes, is_deposit: bool, nonce: int) -> None:
+    """The lane of an account that has that nonce on the chain, unless it is there."""
+    values = {"chain_id": chain_id, "account": account, "is_deposit": is_deposit, "next_nonce": nonce}
+    await session.execute(upsert(session, NonceLane).values(values).on_conflict_do_nothing())
+
+
+async def lock_lane(session: AsyncSession, chain_id: int, account: bytes) -> NonceLane:
+    """A lane under its row lock; it must be there. Who signs for a chain holds the gas account's, whoever pays."""
+    query = select(NonceLane).where(NonceLane.chain_id == chain_id, NonceLane.account == account).with_for_update()
+    return (await session.scalars(query)).one()
+
+
+async def gas_lanes(session: AsyncSession) -> Sequence[NonceLane]:
+    """The gas account's lanes, of all chains."""
+    return list(await session.scalars(select(NonceLane).where(~NonceLane.is_deposit).order_by(NonceLane.chain_id)))
+
+
+async def used_nonces(session: AsyncSession, chain_id: int, account: bytes, from_nonce: int) -> set[int]:
+    """Nonces from `from_nonce` on that a sweep of the account has, whatever became of it."""
+    query = select(Sweep.nonce).where(Sweep.chain_id == chain_id, Sweep.account == account, Sweep.nonce >= from_nonce)
+    return {nonce for nonce in await session.scalars(query) if nonce is not None}
+
+
+# --- sweeps
+
+
+async def followed(session: AsyncSession, chain_id: int) -> list[SweepRecord]:
+    """Every sweep of a chain that has not ended, frozen ones too, lane by lane in the order of their nonces."""
+    query = (
+        select(Sweep).where(Sweep.chain_id == chain_id, Sweep.status.in_(FOLLOWED)).order_by(Sweep.account, Sweep.nonce)
+    )
+    return await _records(session, list(await session.scalars(query)))
+
+
+async def ended_from(session: AsyncSession, chain_id: int, nonces: Mapping[bytes, int]) -> list[SweepRecord]:
+    """Ended sweeps of accounts whose nonce, by the account's nonce on the chain, is unused: a reorg took them back."""
+    query = select(Sweep).where(
+        Sweep.chain_id == chain_id,
+        Sweep.account.in_(list(nonces)),
+        Sweep.nonce >= min(nonces.values(), default=0),
+        Sweep.status.not_in(FOLLOWED),
+    )
+    sweeps = [each for each in await session.scalars(query) if each.nonce is not None]
+    return await _records(session, [each for each in sweeps if (each.nonce or 0) >= nonces[each.account]])
+
+
+async def lock(session: AsyncSession, sweep_id: str) -> SweepRecord | None:
+    """A sweep under its row lock."""
+    sweep = await session.scalar(select(Sweep).where(Sweep.id == sweep_id).with_for_update())
+    if sweep is None:
+        return None
+    [record] = await _records(session, [sweep])
+    return record
+
+
+async def _records(session: AsyncSession, sweeps: Sequence[Sweep]) -> list[SweepRecord]:
+    ids = [sweep.id for sweep in sweeps]
+    items: dict[str, list[SweepItem]] = {sweep_id: [] for sweep_id in ids}
+    attempts: dict[str, list[SweepAttempt]] = {sweep_id: [] for sweep_id in ids}
+    for start in range(0, len(ids), limits.SQLITE_VARIABLES):
+        wanted = ids[start : start + limits.SQLITE_VARIABLES]
+        query = select(SweepItem).where(SweepItem.sweep_id.in_(wanted)).order_by(SweepItem.id)
+        for item in await session.scalars(query):
+            items[item.sweep_id].append(item)
+        # By price as well: two attempts of one moment are told apart by what they pay.
+        tried = (
+            select(SweepAttempt)
+            .where(SweepAttempt.sweep_id.in_(wanted))
+            .order_by(SweepAttempt.created_at, SweepAttempt.max_fee_units)
+        )
+        for attempt in await session.scalars(tried):
+            attempts[attempt.sweep_id].append(attempt)
+    return [SweepRecord(sweep, items[sweep.id], attempts[sweep.id]) for sweep in sweeps]
+
+
+async def live_of(session: AsyncSession, chain_id: int, account: bytes) -> list[SweepRecord]:
+    """The account's sweeps that are signed or mined."""
+    query = select(Sweep).where(Sweep.chain_id == chain_id, Sweep.account == account, Sweep.status.in_(LIVE))
+    return await _records(session, list(await session.scalars(query)))
+
+
+async def count_live(session: AsyncSession, chain_id: int) -> int:
+    """Sweeps of a chain that are signed or mined."""
+    query = select(func.count()).select_from(Sweep).where(Sweep.chain_id == chain_id, Sweep.status.in_(LIVE))
+    return await session.scalar(query) or 0
+
+
+async def deploying(session: AsyncSession, chain_id: int, since: datetime) -> bool:
+    """Whether a contract's deployment is not mined yet, or was signed after `since`."""
+    query = select(Sweep.id).where(
+        Sweep.chain_id == chain_id,
+        Sweep.kind == "deploy",
+        or_(Sweep.status.in_(("signed", "frozen")), Sweep.created_at > since),
+    )
+    return await session.scalar(query.limit(1)) is not None
+
+
+async def mark_broadcast(session: AsyncSession, tx_hash: bytes, at: datetime) -> None:
+    await session.execute(update(SweepAttempt).where(SweepAttempt.tx_hash == tx_hash).values(broadcast_at=at))
+
+
+# --- what waits
+
+
+async def unswept(
+    session: AsyncSession, chain_id: int, cursor: int, confirmations: int, after_id: int
+) -> list[Unswept]:
+    """The next transfers to be swept after `after_id`, at most SWEEP_CANDIDATES.
+
+    Canonical, with the confirmations at `cursor` that their option requires (`confirmations`: no option asked for the
+    asset), of a payment that is no longer pending.
+    """
+    query = (
+        select(
+            Transaction.id,
+            Transaction.recipient,
+            Transaction.asset,
+            DepositAddress.branch,
+            DepositAddress.id,
+            Transaction.payment_id,
+            Transaction.amount_units,
+            Transaction.seen_at,
+        )
+        .join(Payment, Payment.id == Transaction.payment_id)
+        .join(DepositAddress, DepositAddress.id == Payment.deposit_address_id)
+        .join(
+            PaymentOption,
+            (PaymentOption.payment_id == Transaction.payment_id)
+            & (PaymentOption.chain_id == Transaction.chain_id)
+            & (PaymentOption.asset == Transaction.asset),
+            isouter=True,
+        )
+        .where(
+            Transaction.chain_id == chain_id,
+            Transaction.canonical,
+            ~Transaction.swept,
+            Transaction.id > after_id,
+            Payment.status != "pending",
+            Transaction.block_number <= cursor - func.coalesce(PaymentOption.confirmations_required, confirmations) + 1,
+        )
+        .order_by(Transaction.id)
+        .limit(limits.SWEEP_CANDIDATES)
+    )
+    return [Unswept(*row) for row in await session.execute(query)]
+
+
+async def unswept_native(session: AsyncSession, chain_id: int, addresses: Collection[bytes]) -> dict[bytes, int]:
+    """Native coin, in wei, that was paid to addresses and is still there: no gas is paid with it."""
+    query = select(Transaction.recipient, Transaction.amount_units).where(
+        Transaction.chain_id == chain_id,
+        Transaction.asset == NATIVE_ASSET,
+        Transaction.canonical,
+        ~Transaction.swept,
+        Transaction.recipient.in_(addresses),
+    )
+    found: dict[bytes, int] = {}
+    for address, units in await session.execute(query):
+        found[address] = found.get(address, 0) + units
+    return found
+
+
+async def touching(
+    session: AsyncSession, chain_id: int, addresses: Collection[bytes], since: datetime | None = None
+) -> dict[bytes, list[Sweep]]:
+    """Sweeps by the addresses that they have as live items; those that ended after `since` too."""
+    query = (
+        select(SweepItem.address, Sweep)
+        .join(Sweep, Sweep.id == SweepItem.sweep_id)
+        .where(SweepItem.chain_id == chain_id, SweepItem.address.in_(addresses))
+    )
+    query = query.where(SweepItem.live if since is None else or_(SweepItem.live, Sweep.ended_at > since))
+    found: dict[bytes, list[Sweep]] = {}
+    for address, sweep in await session.execute(query):
+        found.setdefault(address, []).append(sweep)
+    return found
+
+
+async def failures(
+    session: AsyncSession, chain_id: int, addresses: Collection[bytes]
+) -> dict[tuple[bytes, bytes], Failures]:
+    """By (address, asset): sweeps of them that ended and moved nothing."""
+    in_vain = or_(SweepItem.moved_units.is_(None), SweepItem.moved_units == 0)
+    query = (
+        select(SweepItem.address, SweepItem.asset, func.count(), func.max(Sweep.ended_at))
+        .join(Sweep, Sweep.id == SweepItem.sweep_id)
+        .where(
+            SweepItem.chain_id == chain_id,
+            SweepItem.address.in_(addresses),
+            Sweep.kind != "topup",
+            Sweep.status.in_(("confirmed", "failed")),
+            and_(~SweepItem.live, in_vain),
+        )
+        .group_by(SweepItem.address, SweepItem.asset)
+    )
+    rows = await session.execute(query)
+    return {(address, asset): Failures(count, last) for address, asset, count, last in rows if last is not None}

@@ -1,0 +1,77 @@
+"""Goal: an operator sees what the sweeper would do at which cost, deploys its contracts, and lets frozen sweeps go."""
+
+from pathlib import Path
+
+from sqlalchemy import update
+
+from app.core.evm import checksum
+from app.db.models import Sweep
+from tests.cli.test_cli import Answer, paywatch
+from tests.services.blockchain.sweeping import TREASURY, WORDS, OpenSwept, Swept
+
+
+async def run(swept: Swept, folder: Path, *arguments: str, **changed: str) -> Answer:
+    """The command in the installation of `swept`, whose chains.yaml is in `folder`."""
+    settings = {
+        "PAYWATCH_DATABASE_URL": swept.watch.context.settings.database_url,
+        "PAYWATCH_REDIS_URL": "redis://never-asked",
+        "PAYWATCH_SECRET_KEY": "k" * 32,
+        "PAYWATCH_MNEMONIC": WORDS,
+    }
+    return await paywatch(folder, *arguments, **(settings | changed))
+
+
+async def test_a_dry_run_shows_the_plan_with_its_costs_and_signs_nothing(open_swept: OpenSwept, tmp_path: Path) -> None:
+    async with open_swept(min_amount='{USDC: "10"}') as swept:
+        first = await swept.confirmed()
+        await swept.settle(first)  # the contracts are there from now on
+        payments = await swept.confirmed_many(2)
+        little, native = await swept.confirmed("USDC", "5"), await swept.confirmed("ETH", "1")
+        before = await swept.watch.dump()
+        answer = await run(swept, tmp_path, "sweep", "--dry-run")
+        assert (answer.code, answer.error) == (0, "")
+        lines = answer.out.splitlines()
+        assert lines[0].startswith(f"devnet: treasury {checksum(bytes.fromhex(TREASURY[2:]))}, base fee ")
+        assert lines[1].startswith(f"gas account {swept.gas_account}: 0.99")
+        rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("0x")}
+        for payment in payments:
+            assert rows[payment.address][:3] == ["USDC", "25", "collect"]
+            gas, fee = int(rows[payment.address][3]), rows[payment.address][4]
+            assert 25_000 < gas < 60_000
+            assert fee.startswith("0.0000")
+        assert rows[native.address][:4] == ["ETH", "1", "native", "21000"]
+        assert rows[little.address] == ["USDC", "5", "less", "than", "min_amount", "10", "USDC"]
+        assert "in all: 2 transactions, 0.000" in answer.out
+        assert await swept.watch.dump() == before
+
+
+async def test_the_contracts_can_be_deployed_beforehand(open_swept: OpenSwept, tmp_path: Path) -> None:
+    async with open_swept() as swept:
+        await swept.watch.anvil.set_automine(True)
+        answer = await run(swept, tmp_path, "contracts", "deploy", "--chain", "devnet")
+        contracts = swept.contracts
+        assert answer.error.count("sweep signed") == 2
+        collector, delegate = checksum(contracts.collector), checksum(contracts.delegate)
+        assert (answer.code, answer.out) == (0, f"devnet: collector {collector}, delegate {delegate}\n")
+        await contracts.verified(swept.watch.context.nodes.nodes(swept.watch.chain).endpoints[0])
+
+
+async def test_only_a_frozen_sweep_is_released(open_swept: OpenSwept, tmp_path: Path) -> None:
+    async with open_swept() as swept:
+        await swept.confirmed("ETH", "1")
+        await swept.round()
+        [sweep] = await swept.watch.rows(Sweep)
+        answer = await run(swept, tmp_path, "sweep", "release", sweep.id)
+        assert (answer.code, answer.error) == (1, f"sweep {sweep.id} is signed; only a frozen one is released\n")
+        async with swept.watch.context.db.write() as session:
+            await session.execute(update(Sweep).values(status="frozen"))
+        answer = await run(swept, tmp_path, "sweep", "release", sweep.id)
+        assert (answer.code, answer.out) == (0, f"released {sweep.id}\n")
+        assert [status for _, status, *_ in await swept.story()] == ["released"]
+
+
+async def test_without_a_private_key_it_says_where_to_run_it(open_swept: OpenSwept, tmp_path: Path) -> None:
+    async with open_swept() as swept:
+        answer = await run(swept, tmp_path, "sweep", "--dry-run", PAYWATCH_MNEMONIC="")
+        assert answer.code == 1
+        assert answer.error.startswith("there is no private key here: run this where the sweeper runs")

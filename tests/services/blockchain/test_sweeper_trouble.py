@@ -1,0 +1,437 @@
+"""Goal: whatever the chain, the node or a token does to a sweep, the money arrives once, or waits and says why."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, update
+
+from app.blockchain.wallet import AddressDeriver, account_xpub
+from app.core import limits
+from app.core.errors import ConfigError
+from app.core.evm import checksum
+from app.db.models import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem, Transaction
+from app.services.blockchain.sweeper import release_sweep
+from tests.services.blockchain.requests import Requests
+from tests.services.blockchain.sweeping import ETHER, TREASURY, OpenSwept, Swept
+from tests.support.anvil import MNEMONIC, Anvil
+
+GWEI = 10**9
+
+
+async def age_attempts(swept: Swept) -> None:
+    """As if what was signed had been waiting for longer than SWEEP_STUCK_S."""
+    past = timedelta(seconds=limits.SWEEP_STUCK_S + 1)
+    async with swept.watch.context.db.write() as session:
+        for attempt in await swept.attempts():
+            await session.execute(
+                update(SweepAttempt)
+                .where(SweepAttempt.tx_hash == attempt.tx_hash)
+                .values(created_at=attempt.created_at - past, broadcast_at=None)
+            )
+
+
+async def age_failures(swept: Swept) -> None:
+    """As if what failed had failed a day ago."""
+    async with swept.watch.context.db.write() as session:
+        for sweep in await swept.watch.rows(Sweep, Sweep.status == "failed"):
+            past = sweep.ended_at - timedelta(days=2)
+            await session.execute(update(Sweep).where(Sweep.id == sweep.id).values(ended_at=past))
+
+
+async def base_fee(anvil: Anvil, gwei: int) -> None:
+    """The next block's, and the head's."""
+    await anvil.rpc("anvil_setNextBlockBaseFeePerGas", hex(gwei * GWEI))
+    await anvil.mine()
+
+
+# --- fees
+
+
+@pytest.mark.parametrize("token", ["ETH", "USDC"])
+async def test_a_stuck_transaction_is_replaced_at_its_nonce_and_at_a_higher_price(swept: Swept, token: str) -> None:
+    payment = await swept.confirmed(token, "1")
+    if token == "USDC":
+        await swept.turn()
+        await swept.turn()  # the contracts
+    await swept.round()
+    await base_fee(swept.watch.anvil, 200)  # anvil drops what pays less
+    await swept.watch.scan()
+    await age_attempts(swept)
+    await swept.settle(payment)
+    [sweep] = await swept.watch.rows(Sweep, Sweep.kind.in_(("native", "collect")))
+    first, second = [each for each in await swept.attempts() if each.sweep_id == sweep.id]
+    assert sweep.tx_hash == second.tx_hash
+    assert second.max_fee_units >= first.max_fee_units * 9 // 8
+    assert second.max_priority_fee_units >= first.max_priority_fee_units * 9 // 8
+    if token == "ETH":
+        assert first.value_units - second.value_units == 21_000 * (second.max_fee_units - first.max_fee_units)
+        assert await swept.treasury_holds("ETH") == ETHER - (sweep.fee_units or 0)
+        assert await swept.holds(payment, "ETH") == 0
+    else:
+        assert await swept.treasury_holds("USDC") == 1_000_000
+    await swept.nothing_hangs()
+
+
+async def test_either_of_the_competing_transactions_may_be_mined(swept: Swept, requests: Requests) -> None:
+    payment = await swept.confirmed("ETH", "1")
+    await swept.round()
+    await age_attempts(swept)
+    refused: list[set[str]] = []
+
+    async def no_answer(methods: set[str]) -> None:
+        if "eth_sendRawTransaction" in methods:
+            refused.append(methods)
+            if len(refused) == 2:  # the replacement never reaches the node
+                raise TimeoutError
+
+    requests.on_request = no_answer
+    with pytest.raises(TimeoutError):
+        await swept.round()
+    requests.on_request = None
+    assert len(await swept.attempts()) == 2
+    await swept.watch.mine_and_scan()
+    await swept.settle(payment)
+    [sweep] = await swept.watch.rows(Sweep)
+    assert sweep.tx_hash == (await swept.attempts())[0].tx_hash
+    assert await swept.treasury_holds("ETH") == ETHER - (sweep.fee_units or 0)
+    await swept.nothing_hangs()
+
+
+async def test_a_base_fee_above_the_ceiling_waits_and_says_so(
+    open_swept: OpenSwept, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_swept(max_fee_gwei=50) as swept:
+        payment = await swept.confirmed("ETH", "1")
+        await base_fee(swept.watch.anvil, 80)
+        await swept.watch.scan()
+        assert await swept.waiting() == ["the fee is 80 gwei, above max_fee_gwei 50"]
+        assert "the fee is 80 gwei, above max_fee_gwei 50" in capsys.readouterr().out
+        assert await swept.story() == []
+        await base_fee(swept.watch.anvil, 40)
+        await swept.watch.scan()
+        await swept.settle(payment)
+        [attempt] = await swept.attempts()
+        assert attempt.max_fee_units <= 50 * GWEI
+
+
+async def test_money_that_has_waited_for_max_wait_goes_whatever_the_fee(open_swept: OpenSwept) -> None:
+    async with open_swept(max_fee_gwei=50, min_amount='{ETH: "2"}', max_wait=3600) as swept:
+        payment = await swept.confirmed("ETH", "1")
+        assert await swept.waiting() == ["less than min_amount 2 ETH"]
+        await base_fee(swept.watch.anvil, 80)
+        await swept.watch.scan()
+        async with swept.watch.context.db.write() as session:
+            [row] = await swept.watch.rows(Transaction)
+            past = row.seen_at - timedelta(hours=2)
+            await session.execute(update(Transaction).values(seen_at=past))
+        await swept.settle(payment)
+
+
+async def test_less_than_its_own_fee_is_left_and_reported(swept: Swept) -> None:
+    payment = await swept.watch.create("ETH", "0.000001")
+    await swept.watch.pay(payment)
+    await swept.watch.mine_and_scan(3)
+    assert await swept.waiting() == ["less than its own fee"]
+    assert await swept.story() == []
+
+
+async def test_an_empty_gas_account_is_named_with_the_amount_and_holds_up_tokens_alone(swept: Swept) -> None:
+    await swept.watch.anvil.set_balance(swept.gas_account, 0)
+    token, native = await swept.confirmed("USDC"), await swept.confirmed("ETH", "1")
+    await swept.settle(native)
+    [reason] = await swept.waiting()
+    assert reason.startswith(f"the gas account {swept.gas_account} lacks 0.")
+    [lane] = await swept.watch.rows(NonceLane, NonceLane.is_deposit.is_(False))
+    assert (lane.balance_units, lane.short_units > 0) == (0, True)
+    await swept.watch.anvil.set_balance(swept.gas_account, lane.short_units)
+    await swept.settle(token)
+
+
+# --- tokens
+
+
+@pytest.mark.parametrize("mode", ["auto", "topup"])
+async def test_a_blacklisted_address_holds_up_only_itself(open_swept: OpenSwept, anvil: Anvil, mode: str) -> None:
+    token = await anvil.deploy("BlacklistToken", "USD Coin", "USDC", 6)
+    async with open_swept(mode=mode, tokens={"USDC": token}) as swept:
+        good, bad, fine = await swept.confirmed_many(3)
+        await anvil.transact(token, "setBlacklisted(address,bool)", bad.address, True)
+        await anvil.mine()
+        await swept.watch.scan()
+        await swept.settle(good, fine)
+        assert (await swept.watch.get(bad)).status == "confirmed"
+        assert await swept.treasury_holds("USDC") == 50_000_000
+        [reason] = await swept.waiting()
+        assert reason.startswith("failed 1 times; tried again ")
+        await anvil.transact(token, "setBlacklisted(address,bool)", bad.address, False)
+        await anvil.mine()
+        await swept.watch.scan()
+        await age_failures(swept)
+        if mode == "auto":  # the batch was confirmed: its one bad item waits by its end
+            async with swept.watch.context.db.write() as session:
+                [sweep] = await swept.watch.rows(Sweep, Sweep.kind == "collect")
+                await session.execute(
+                    update(Sweep).where(Sweep.id == sweep.id).values(ended_at=sweep.ended_at - timedelta(days=2))
+                )
+        await swept.settle(bad)
+        assert await swept.treasury_holds("USDC") == 75_000_000
+        await swept.nothing_hangs()
+
+
+@pytest.mark.parametrize("mode", ["auto", "topup"])
+@pytest.mark.parametrize("kind", ["NoReturnToken", "FeeToken"])
+async def test_tokens_that_answer_or_count_oddly_arrive(
+    open_swept: OpenSwept, anvil: Anvil, mode: str, kind: str
+) -> None:
+    token = await anvil.deploy(kind, "Tether", "USDC", 6)
+    async with open_swept(mode=mode, tokens={"USDC": token}) as swept:
+        payments = await swept.confirmed_many(2)
+        await swept.settle(*payments)
+        assert await swept.treasury_holds("USDC") == (49_500_000 if kind == "FeeToken" else 50_000_000)
+        await swept.nothing_hangs()
+
+
+async def test_an_address_that_was_swept_before_needs_no_authorization(swept: Swept) -> None:
+    payment = await swept.confirmed()
+    await swept.settle(payment)
+    await swept.watch.pay(payment)
+    await swept.watch.mine_and_scan(3)
+    for _ in range(6):
+        await swept.turn()
+    assert await swept.treasury_holds("USDC") == 50_000_000
+    fresh, again = [sweep for sweep in await swept.watch.rows(Sweep) if sweep.kind == "collect"]
+    kinds = {each.sweep_id: each.raw[0] for each in await swept.attempts()}
+    assert sorted((kinds[fresh.id], kinds[again.id])) == [2, 4]
+    await swept.nothing_hangs()
+
+
+async def test_wrong_late_and_part_money_is_swept_too(swept: Swept) -> None:
+    """Ether at a token's address, a token at a native address, less than asked and expired, after a cancellation."""
+    watch = swept.watch
+    tokens, native = await watch.create("USDC", "25"), await watch.create("ETH", "1")
+    part, gone = await watch.create("USDC", "25", expires_in_s=600), await watch.create("ETH", "1")
+    await watch.cancel(gone)
+    await watch.pay(tokens)
+    await watch.pay(tokens, ETHER, token="ETH")
+    await watch.pay(native)
+    await watch.pay(native, 7_000_000, token="USDC")
+    await watch.pay(part, 5_000_000)
+    await watch.pay(gone)
+    await watch.anvil.mine(3)
+    await watch.anvil.increase_time(1_000)
+    await watch.mine_and_scan(2)
+    assert (await watch.get(part)).status == "expired"
+    for _ in range(30):
+        await swept.turn()
+    assert await swept.waiting() == []
+    assert await swept.treasury_holds("USDC") == 37_000_000
+    for payment in (tokens, native, part, gone):
+        assert await swept.holds(payment, "USDC") == 0
+    fees = sum(each.fee_units for each in await watch.rows(Outflow))
+    assert fees > 0
+    assert [(await watch.get(each)).status for each in (tokens, native)] == ["settled", "settled"]
+    natives = await watch.rows(Sweep, Sweep.kind == "native")
+    assert await swept.treasury_holds("ETH") == 3 * ETHER - sum(each.fee_units or 0 for each in natives)
+    await swept.nothing_hangs()
+
+
+async def test_a_treasury_that_is_a_contract_wallet_gets_native_coin(swept: Swept) -> None:
+    """It needs more than the 21,000 of a plain transfer; what the estimate's allowance leaves over is dust."""
+    await swept.watch.anvil.rpc("anvil_setCode", TREASURY, "0x60006000a000")  # logs, and takes what it is sent
+    payment = await swept.confirmed("ETH", "1")
+    await swept.settle(payment)
+    [sweep] = await swept.watch.rows(Sweep)
+    dust = await swept.holds(payment, "ETH")
+    assert 0 < dust < ETHER // 1_000
+    assert await swept.treasury_holds("ETH") + (sweep.fee_units or 0) + dust == ETHER
+    assert await swept.waiting() == []
+
+
+async def test_addresses_are_delegated_anew_when_the_treasury_changes(open_swept: OpenSwept) -> None:
+    other = "0x" + "5a" * 20
+    async with open_swept() as swept:
+        payment = await swept.confirmed()
+        await swept.settle(payment)
+    async with open_swept(treasury=f'"{other}"') as swept:
+        await swept.watch.pay(payment)
+        await swept.watch.mine_and_scan(3)
+        for _ in range(10):
+            await swept.turn()
+        usdc = swept.watch.tokens["USDC"]
+        assert await swept.watch.anvil.call(usdc, "balanceOf(address)", other, returns="uint256") == 25_000_000
+        assert await swept.treasury_holds("USDC") == 25_000_000
+
+
+async def test_the_words_of_another_wallet_are_refused(swept: Swept, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = AddressDeriver(account_xpub(MNEMONIC))
+    monkeypatch.setattr("tests.services.blockchain.watch.deriver", lambda: others)
+    await swept.confirmed("ETH", "1")
+    with pytest.raises(ConfigError, match="of another wallet"):
+        await swept.round()
+    assert await swept.story() == []
+
+
+# --- reorgs
+
+
+@pytest.mark.parametrize("token", ["ETH", "USDC"])
+@pytest.mark.parametrize("confirmed", [False, True])
+async def test_a_sweep_that_a_reorg_took_back_goes_out_again(swept: Swept, token: str, confirmed: bool) -> None:
+    """The same bytes at the same nonce, also when it had its confirmations and had ended."""
+    payment = await swept.confirmed(token, "1")
+    if token == "USDC":
+        for _ in range(8):
+            if any(kind == "collect" for kind, *_ in await swept.story()):
+                break
+            await swept.turn()
+        else:
+            raise AssertionError("not collected")
+    else:
+        await swept.turn()
+    blocks = 1
+    if confirmed:
+        while await swept.live():
+            await swept.turn()
+            blocks += 1
+        assert (await swept.watch.get(payment)).status == "settled"
+    await swept.round()
+    signed = [each.raw for each in await swept.attempts()]
+    await swept.watch.anvil.reorg(blocks)
+    await swept.watch.scan()
+    await swept.settle(payment)
+    assert [each.raw for each in await swept.attempts()] == signed
+    told = "created detected confirmed settled"
+    assert await swept.watch.told(payment) == (f"{told} reverted settled" if confirmed else told)
+    moved = await swept.treasury_holds(token)
+    fees = [sweep.fee_units or 0 for sweep in await swept.watch.rows(Sweep, Sweep.kind == "native")]
+    assert moved == int(payment.amount_units) - sum(fees)
+    await swept.nothing_hangs()
+
+
+# --- unknown truth
+
+
+async def use_nonce(swept: Swept, account: str, *, to: str, value: int = 0) -> None:
+    """A transaction that we know nothing of, with the account's key, in the next block instead of ours."""
+    anvil = swept.watch.anvil
+    await anvil.rpc("anvil_dropAllTransactions")
+    await anvil.rpc("anvil_impersonateAccount", account)
+    price = (await anvil.block())["baseFeePerGas"]  # little: what it costs is missing at the address
+    call = {"from": account, "to": to, "value": hex(value), "gas": hex(21_000), "gasPrice": price}
+    await anvil.rpc("eth_sendTransaction", call)
+    await anvil.mine()
+    await anvil.rpc("anvil_stopImpersonatingAccount", account)
+
+
+async def test_a_nonce_that_somebody_else_used_freezes_the_sweep_until_an_operator_has_looked(swept: Swept) -> None:
+    payment = await swept.confirmed("ETH", "1")
+    await swept.round()
+    await use_nonce(swept, payment.address, to=payment.address)
+    await swept.watch.scan()
+    await swept.round()
+    assert [status for _, status, *_ in await swept.story()] == ["signed"]  # it may be undone yet
+    await swept.watch.mine_and_scan(3)
+    await swept.round()
+    [(_, status, nonce, error)] = await swept.story()
+    assert (status, error) == ("frozen", f"nonce {nonce} was used by a transaction that is not ours")
+    [sweep] = await swept.watch.rows(Sweep)
+    assert await swept.waiting() == [f"in {sweep.id}"]
+    await swept.watch.mine_and_scan(3)
+    assert (await swept.watch.get(payment)).status == "confirmed"
+    await release_sweep(swept.watch.context, sweep.id)
+    await swept.settle(payment)
+    assert sorted(status for _, status, *_ in await swept.story()) == ["confirmed", "released"]
+    with pytest.raises(ConfigError, match="only a frozen one"):
+        await release_sweep(swept.watch.context, sweep.id)
+
+
+async def test_a_database_from_before_the_sweep_sees_the_money_arrive_and_sends_it_no_second_time(
+    swept: Swept,
+) -> None:
+    payment = await swept.confirmed("ETH", "1")
+    await swept.round()
+    async with swept.watch.context.db.write() as session:
+        for model in (SweepItem, SweepAttempt, Sweep, NonceLane):
+            await session.execute(delete(model))
+    await swept.round()  # signs the same once more: it knows of nothing
+    await swept.watch.mine_and_scan(3)
+    for _ in range(6):
+        await swept.turn()
+    assert (await swept.watch.get(payment)).status == "settled"
+    assert await swept.holds(payment, "ETH") == 0
+    await swept.nothing_hangs()
+
+
+async def test_the_gas_account_goes_on_behind_a_nonce_that_it_did_not_give_out(swept: Swept) -> None:
+    await swept.round()
+    await use_nonce(swept, swept.gas_account, to=swept.gas_account)
+    payment = await swept.confirmed()
+    await swept.settle(payment)
+    assert [nonce for _, _, nonce, _ in await swept.story()] == [1, 2, 3]
+
+
+async def test_a_nonce_that_was_left_out_is_filled(swept: Swept) -> None:
+    """What used it was undone by a reorg, and later ones wait for it."""
+    await swept.round()
+    snapshot = await swept.watch.anvil.snapshot()
+    await use_nonce(swept, swept.gas_account, to=swept.gas_account)
+    payment = await swept.confirmed()
+    await swept.round()
+    assert [nonce for _, _, nonce, _ in await swept.story()] == [1]
+    [attempt] = await swept.attempts()
+    paid = [await swept.watch.raw((await swept.watch.get(payment)).transactions[0].tx_hash or "")]
+    await swept.watch.anvil.revert(snapshot)
+    await swept.watch.anvil.rpc("eth_sendRawTransaction", paid[0])
+    await swept.watch.mine_and_scan(6)
+    await swept.round()
+    await age_attempts(swept)
+    await swept.settle(payment)
+    kinds = [(kind, nonce) for kind, _, nonce, _ in await swept.story()]
+    assert ("fill", 0) in kinds
+    assert attempt.tx_hash in {each.tx_hash for each in await swept.watch.rows(Sweep)}
+
+
+async def test_what_a_node_refuses_for_good_is_given_up_and_planned_anew(swept: Swept, requests: Requests) -> None:
+    payment = await swept.confirmed("ETH", "1")
+    answered: list[bytes] = []
+
+    async def refuse(methods: set[str], body: bytes) -> bytes:
+        if "eth_sendRawTransaction" not in methods or len(answered) == 2:
+            return body
+        answered.append(body)
+        await swept.watch.anvil.rpc("anvil_dropAllTransactions")
+        error: dict[str, Any] = {"code": -32000, "message": "transaction type not supported"}
+        return json.dumps({"jsonrpc": "2.0", "id": 0, "error": error}).encode()
+
+    requests.on_answer = refuse
+    await swept.round()
+    await swept.round()
+    requests.on_answer = None
+    for _ in range(6):
+        await swept.turn()
+    [(kind, status, _, error)] = await swept.story()
+    assert (kind, status) == ("native", "failed")
+    assert "transaction type not supported" in (error or "")
+    await swept.nothing_hangs()
+    await age_failures(swept)
+    await swept.settle(payment)
+    cancelled, native = await swept.watch.rows(Sweep)
+    fees = (cancelled.fee_units or 0) + (native.fee_units or 0)
+    assert await swept.treasury_holds("ETH") == ETHER - fees
+    assert checksum(native.account) == payment.address
+
+
+async def test_a_stuck_transfer_is_topped_up_for_its_higher_price(open_swept: OpenSwept) -> None:
+    async with open_swept(mode="topup") as swept:
+        payment = await swept.confirmed()
+        await swept.turn()  # the top-up is mined
+        await swept.round()
+        await base_fee(swept.watch.anvil, 100)
+        await swept.watch.scan()
+        await age_attempts(swept)
+        await swept.settle(payment)
+        assert [kind for kind, *_ in await swept.story()] == ["topup", "transfer", "topup"]
+        assert await swept.treasury_holds("USDC") == 25_000_000
+        await swept.nothing_hangs()
