@@ -1,6 +1,6 @@
 """Balances at a block's hash: many in one call."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from app.blockchain.errors import FatalError, InvalidAnswerError
@@ -36,6 +36,20 @@ async def fetch_balances(endpoint: Endpoint, addresses: Collection[bytes], block
     if len(balances) != len(wanted):
         raise InvalidAnswerError(f"{len(balances)} balances of {len(wanted)} addresses")
     return dict(zip(wanted, balances, strict=True))
+
+
+async def fetch_history(endpoint: Endpoint, address: bytes, headers: Sequence[Header]) -> list[int]:
+    """An address's native balance in wei at each of the blocks, in as few requests as the node's batches allow.
+
+    Raises PrunedError where the node no longer has the state of one of them, NodeError otherwise.
+    """
+    calls: list[Call] = [
+        ("eth_getBalance", ["0x" + address.hex(), {"blockHash": "0x" + header.hash.hex()}]) for header in headers
+    ]
+    answers = await endpoint.batch(str, calls)
+    if None in answers:
+        raise InvalidAnswerError("eth_getBalance gave null")
+    return [to_int(answer or "") for answer in answers]
 
 
 async def probe_balances(endpoint: Endpoint, header: Header) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.blockchain.balances import fetch_balances
+from app.blockchain.balances import fetch_balances, fetch_history
 from app.blockchain.blocks import BlockRun
 from app.blockchain.errors import FatalError, PrunedError
 from app.blockchain.headers import Header
@@ -114,7 +114,7 @@ async def _locate(
 ) -> list[ObservedTransfer]:
     """The surplus by the blocks in which it arrived, and by its transactions where the node can trace."""
     try:
-        history = [(await fetch_balances(endpoint, [address], header.hash))[address] for header in run.headers]
+        history = await fetch_history(endpoint, address, run.headers)
     except PrunedError:
         return [_balance_transfer(run.headers[-1], address, surplus)]
     found: list[ObservedTransfer] = []
