@@ -93,9 +93,9 @@ async def health(context: Context, wake_ups: WakeUps) -> Health:
     if checks[0].status == "ok":
         async with context.db.read() as session:
             views = await list_chains(context, session)
-            due = await webhooks.count_due(session, utc_now())
+            counts = await webhooks.counts(session, utc_now())
         checks += [_chain_check(view) for view in views]
-        checks.append(Check(name="webhooks", status="ok", detail=f"{due} due"))
+        checks.append(Check(name="webhooks", status="ok", detail=_webhooks(counts)))
     checks += [_endpoint_check(context, chain) for chain in context.chains.enabled]
     if checks[1].status == "ok":
         checks += [await _worker(wake_ups, role) for role in ("listener", "webhook")]
@@ -157,6 +157,10 @@ def _endpoint_check(context: Context, chain: Chain) -> Check:
     detail = ", ".join(f"#{index} {name}: {state}" for index, (name, state) in enumerate(states))
     well = all(state == "closed" for _, state in states)
     return Check(name=f"rpc:{chain.name}", status="ok" if well else "degraded", detail=detail)
+
+
+def _webhooks(counts: webhooks.WebhookCounts) -> str:
+    return f"{counts.due} due, {counts.dead} dead, {counts.endpoints_disabled} endpoints disabled"
 
 
 async def _database(context: Context) -> Check:

@@ -24,7 +24,7 @@ from app.services.context import Context, open_context
 from app.services.decide import Change
 from app.services.gateway import Gateway
 from app.services.ledger import Cause, Story, payment_state, store
-from app.services.webhook import retry_delay_s, send_due
+from app.services.webhook import claim, deliver, retry_delay_s
 from tests.support.gateway import WEBHOOK_SECRET, create_payment
 from tests.support.receiver import HANG, Received, Receiver, Reply
 
@@ -88,6 +88,26 @@ async def add_events(gateway: Gateway, payment_id: str, count: int) -> None:
         ]
         cursors = await chains.list_states(session)
         await store(gateway.context, session, [Story(record, changes)], Cause("operator", {}), cursors, utc_now())
+
+
+async def send_due(context: Context, http: httpx.AsyncClient) -> int:
+    """One claim's worth; returns how many were sent, successfully or not."""
+    due = await claim(context, limits.WEBHOOK_CLAIM_ROWS)
+    await asyncio.gather(*(deliver(context, http, delivery) for delivery in due))
+    return len(due)
+
+
+async def killed(task: asyncio.Task[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """End a sender as a kill would: it records nothing and gives nothing back."""
+
+    async def nothing(*_args: Any) -> None:
+        return
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.services.webhook._give_back", nothing)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 async def send_all(context: Context, http: httpx.AsyncClient) -> int:
