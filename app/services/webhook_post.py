@@ -134,7 +134,7 @@ async def _beginning(response: httpx.Response) -> str:
     body = b""
     try:
         async with asyncio.timeout(limits.WEBHOOK_ANSWER_TIMEOUT_S):
-            async for chunk in response.aiter_raw(limits.WEBHOOK_RESPONSE_BYTES):
+            async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) >= limits.WEBHOOK_RESPONSE_BYTES:
                     break
