@@ -1,25 +1,36 @@
 """The outbox: claims due deliveries, sends them, records every attempt, and judges their receivers."""
 
-import asyncio
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import httpx
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
 from app.core.clock import utc_now
-from app.core.logger import get_logger, redact_url
+from app.core.logger import get_logger
 from app.core.secrets import signing_secrets
 from app.db.models import WebhookAttempt, WebhookDelivery
 from app.db.repositories import webhooks
 from app.db.repositories.webhooks import DueDelivery
 from app.services import endpoints
 from app.services.context import Context
+from app.services.endpoints import DisabledReason
 from app.services.webhook_post import GONE, Attempt, Message, post
 
-__all__ = ["DueDelivery", "claim", "deliver", "probe_delay_s", "retry_delay_s"]
+__all__ = ["Attempt", "DueDelivery", "Outcome", "claim", "probe_delay_s", "record", "retry_delay_s", "send"]
 
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a claimed delivery; without an attempt its lease is given back."""
+
+    delivery: DueDelivery
+    attempt: Attempt | None
 
 
 async def claim(context: Context, rows: int) -> list[DueDelivery]:
@@ -34,16 +45,11 @@ async def claim(context: Context, rows: int) -> list[DueDelivery]:
         return await webhooks.claim_due(session, now, now + timedelta(seconds=limits.WEBHOOK_LEASE_S), rows)
 
 
-async def deliver(context: Context, client: httpx.AsyncClient, delivery: DueDelivery) -> None:
-    """Send a claimed delivery and record what came of it; a sender that is cancelled gives its lease back."""
+async def send(context: Context, client: httpx.AsyncClient, delivery: DueDelivery) -> Attempt:
+    """Send a claimed delivery once. Nothing of it is stored yet."""
     secrets = signing_secrets(delivery.secret, delivery.old_secrets, utc_now())
     message = Message(delivery.event_id, delivery.event_type, delivery.event_created_at, delivery.data)
-    try:
-        attempt = await post(context, client, delivery.url, secrets, message)
-        disable = await _record(context, delivery, attempt)
-    except asyncio.CancelledError:
-        await asyncio.shield(_give_back(context, delivery))
-        raise
+    attempt = await post(context, client, delivery.url, secrets, message)
     log.info(
         "webhook failed" if attempt.error else "webhook delivered",
         payment=delivery.payment_id,
@@ -53,9 +59,42 @@ async def deliver(context: Context, client: httpx.AsyncClient, delivery: DueDeli
         error=attempt.error,
         detail=attempt.error_detail,
     )
-    if disable is not None and delivery.endpoint_id is not None:
+    return attempt
+
+
+async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
+    """Store attempts and what follows for deliveries and receivers; give back what was not sent.
+
+    One transaction for all that has come together: on SQLite, where writers do not queue, one for each starved some
+    for ten seconds. Locks receivers, then deliveries, each in order. Disabling, which begins with the endpoint, is
+    left to transactions of its own.
+    """
+    now = utc_now()
+    disable: dict[str, tuple[DisabledReason, str]] = {}
+    async with context.db.write() as session:
+        verdicts = await _judge_receivers(session, outcomes, now)
+        locked = await webhooks.lock_deliveries(session, [outcome.delivery.id for outcome in outcomes])
+        for outcome in outcomes:
+            row, delivery, attempt = locked[outcome.delivery.id], outcome.delivery, outcome.attempt
+            if row.leased_until == delivery.leased_until:  # else a second sender has it by now
+                row.leased_until = None
+            if attempt is None:
+                continue
+            verdict: DisabledReason | None = "gone" if attempt.status_code == GONE else verdicts.get(delivery.receiver)
+            if attempt.error is None:
+                verdict = None
+            _apply(row, attempt, verdict, now)
+            session.add(_attempt_row(row, delivery, attempt))
+            if verdict is not None and delivery.endpoint_id is not None:
+                disable[delivery.endpoint_id] = verdict, delivery.id
+        await session.flush()
+        for receiver in sorted({each.delivery.receiver for each in outcomes if each.delivery.endpoint_id is None}):
+            if verdicts.get(receiver) is not None:  # an address that nobody can disable
+                ended = await webhooks.end_pending(session, receiver, "failing")
+                log.error("webhook receiver given up", receiver=receiver, ended=ended)
+    for endpoint_id, (reason, delivery_id) in disable.items():
         async with context.db.write() as session:
-            await endpoints.disable_failed(session, delivery.endpoint_id, disable, delivery.id)
+            await endpoints.disable_failed(session, endpoint_id, reason, delivery_id)
 
 
 def retry_delay_s(failure_count: int, retry_after_s: float | None = None) -> float | None:
@@ -77,58 +116,29 @@ def probe_delay_s(failure_count: int) -> float | None:
     return min(limits.WEBHOOK_PROBE_MIN_S * (1 << min(beyond, 16)), limits.WEBHOOK_PROBE_MAX_S)
 
 
-async def _record(context: Context, delivery: DueDelivery, attempt: Attempt) -> endpoints.DisabledReason | None:
-    """Store an attempt and what follows for delivery and receiver; returns why its endpoint is to be disabled, if so.
-
-    Locks the receiver, then the delivery. Disabling, which begins with the endpoint, is left to a transaction of its
-    own.
-    """
-    now = utc_now()
-    disable: endpoints.DisabledReason | None = None
-    async with context.db.write() as session:
-        if attempt.error is None:
-            await webhooks.forget_failures(session, delivery.receiver)
-        elif attempt.error != "signing_failed":
-            receiver = await webhooks.note_failure(session, delivery.receiver, now, attempt.is_unavailable)
-            pause_s = probe_delay_s(receiver.failure_count)
-            receiver.probe_at = now + timedelta(seconds=pause_s) if pause_s is not None else None
-            if now - receiver.failing_since >= timedelta(seconds=limits.WEBHOOK_GIVE_UP_S):
-                disable = "failing"
-            elif attempt.status_code == GONE:
-                disable = "gone"
-        row = await webhooks.lock_delivery(session, delivery.id)
-        _apply(row, delivery, attempt, disable, now)
-        session.add(
-            WebhookAttempt(
-                delivery_id=row.id,
-                at=attempt.at,
-                duration_ms=attempt.duration_ms,
-                status_code=attempt.status_code,
-                error=attempt.error,
-                error_detail=attempt.error_detail,
-                response_body=attempt.response_body,
-                next_attempt_at=row.next_attempt_at,
-                manual=delivery.manual,
-            )
-        )
-        if disable == "failing" and delivery.endpoint_id is None:  # an address that nobody can disable
-            await session.flush()
-            ended = await webhooks.end_pending(session, delivery.receiver, disable)
-            log.error("webhook receiver given up", receiver=redact_url(delivery.url), ended=ended)
-    return disable
+async def _judge_receivers(
+    session: AsyncSession, outcomes: Sequence[Outcome], now: datetime
+) -> dict[str, DisabledReason]:
+    """Note who answered and who did not; returns those that have had no success for too long."""
+    attempts = [(each.delivery.receiver, each.attempt) for each in outcomes if each.attempt is not None]
+    well = {receiver for receiver, attempt in attempts if attempt.error is None}
+    await webhooks.forget_failures(session, *sorted(well))
+    verdicts: dict[str, DisabledReason] = {}
+    for receiver, attempt in sorted(attempts, key=lambda each: each[0]):
+        if receiver in well or attempt.error == "signing_failed":
+            continue
+        state = await webhooks.note_failure(session, receiver, now, attempt.is_unavailable)
+        pause_s = probe_delay_s(state.failure_count)
+        state.probe_at = now + timedelta(seconds=pause_s) if pause_s is not None else None
+        if now - state.failing_since >= timedelta(seconds=limits.WEBHOOK_GIVE_UP_S):
+            verdicts[receiver] = "failing"
+        await session.flush()
+    return verdicts
 
 
-def _apply(
-    row: WebhookDelivery,
-    delivery: DueDelivery,
-    attempt: Attempt,
-    disable: endpoints.DisabledReason | None,
-    now: datetime,
-) -> None:
-    """What an attempt makes of its delivery."""
+def _apply(row: WebhookDelivery, attempt: Attempt, verdict: DisabledReason | None, now: datetime) -> None:
+    """What an attempt makes of its delivery; with a `verdict` it was the last one."""
     row.attempt_count += 1
-    if row.leased_until == delivery.leased_until:  # else a second sender has it by now
-        row.leased_until = None
     if row.status == "delivered" or (row.status == "dead" and attempt.error is not None):
         return  # a second sender, after this one's lease had ended, was quicker; or the endpoint was disabled
     if attempt.error is None:
@@ -137,13 +147,22 @@ def _apply(
         return
     row.manual = False
     row.failure_count += 1
-    delay_s = None if disable else retry_delay_s(row.failure_count, attempt.retry_after_s)
+    delay_s = None if verdict else retry_delay_s(row.failure_count, attempt.retry_after_s)
     if delay_s is None:
-        row.status, row.dead_reason, row.next_attempt_at = "dead", disable or "attempts_used_up", None
+        row.status, row.dead_reason, row.next_attempt_at = "dead", verdict or "attempts_used_up", None
     else:
         row.next_attempt_at = now + timedelta(seconds=delay_s)
 
 
-async def _give_back(context: Context, delivery: DueDelivery) -> None:
-    async with context.db.write() as session:
-        await webhooks.give_back(session, delivery.id, delivery.leased_until)
+def _attempt_row(row: WebhookDelivery, delivery: DueDelivery, attempt: Attempt) -> WebhookAttempt:
+    return WebhookAttempt(
+        delivery_id=row.id,
+        at=attempt.at,
+        duration_ms=attempt.duration_ms,
+        status_code=attempt.status_code,
+        error=attempt.error,
+        error_detail=attempt.error_detail,
+        response_body=attempt.response_body,
+        next_attempt_at=row.next_attempt_at,
+        manual=delivery.manual,
+    )

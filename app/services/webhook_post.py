@@ -71,7 +71,7 @@ async def post(
                 attempt = _answered(at, response, await _beginning(response))
     except (httpx.HTTPError, TimeoutError, OSError) as failure:
         detail = str(failure) or f"no answer within {limits.WEBHOOK_TIMEOUT_S:g} s"
-        attempt = Attempt(at, 0, error=_code(failure), error_detail=detail)
+        attempt = Attempt(at, 0, error=_code(failure), error_detail=_storable(detail.encode(errors="replace")))
     except BlockedAddress as failure:
         attempt = Attempt(at, 0, error="refused_address", error_detail=str(failure))
     except PaywatchError as failure:
@@ -140,7 +140,11 @@ async def _beginning(response: httpx.Response) -> str:
                     break
     except (httpx.HTTPError, TimeoutError, OSError) as failure:
         body += f" [{type(failure).__name__}]".encode()
-    return body[: limits.WEBHOOK_RESPONSE_BYTES].decode(errors="replace").replace("\x00", "")
+    return _storable(body)
+
+
+def _storable(text: bytes) -> str:
+    return text[: limits.WEBHOOK_RESPONSE_BYTES].decode(errors="replace").replace("\x00", "")
 
 
 def _code(failure: Exception) -> str:

@@ -6,13 +6,13 @@ from typing import Any
 
 import httpx
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from app.core import limits
 from app.core.logger import get_logger
 from app.services.context import Context
 from app.services.idempotency import forget_old
-from app.services.webhook import DueDelivery, claim, deliver
+from app.services.webhook import DueDelivery, Outcome, claim, record, send
 
 log = get_logger(__name__)
 
@@ -20,9 +20,10 @@ log = get_logger(__name__)
 class Sender:
     """Sends what is due, from one loop for the whole process.
 
-    Each delivery is a task of its own, so that one that waits for its receiver holds up neither the next claim nor an
-    ARQ job; at most `WEBHOOK_CONNECTIONS` are under way. Redis only wakes the loop: it looks by itself every
-    `WEBHOOK_TICK_S` for retries that have become due and for what a lost wake-up or a dead sender left.
+    Each request is a task of its own, so that one that waits for its receiver holds up neither the next claim nor an
+    ARQ job; at most `WEBHOOK_CONNECTIONS` are under way. The loop alone writes: what ended since its last turn, in one
+    transaction. Redis only wakes it: it looks by itself every `WEBHOOK_TICK_S` for retries that have become due and
+    for what a lost wake-up or a dead sender left.
     """
 
     def __init__(self, context: Context, client: httpx.AsyncClient) -> None:
@@ -30,6 +31,7 @@ class Sender:
         self._client = client
         self._woken = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
+        self._ended: list[Outcome] = []
 
     def wake(self) -> None:
         self._woken.set()
@@ -41,7 +43,7 @@ class Sender:
         try:
             while not stop.is_set():
                 self._woken.clear()
-                if not await self._start_due():
+                if not await self._turn():
                     await self._rest()
             if self._under_way:
                 await asyncio.wait(self._under_way, timeout=limits.WORKER_STOP_S)
@@ -50,9 +52,12 @@ class Sender:
             for task in self._under_way:
                 task.cancel()
             await asyncio.gather(*self._under_way, return_exceptions=True)
+            await self._write()
 
-    async def _start_due(self) -> int:
-        """Claim what is due and there is room for, and begin to send it; returns how many."""
+    async def _turn(self) -> int:
+        """Record what has ended, then claim and begin what is due and there is room for; returns how many."""
+        if not await self._write():
+            return 0
         room = limits.WEBHOOK_CONNECTIONS - len(self._under_way)
         if room == 0:
             return 0
@@ -62,18 +67,34 @@ class Sender:
             log.error("claiming webhooks failed", reason=f"{type(error).__name__}: {error}")
             return 0
         for delivery in claimed:
-            task = asyncio.create_task(self._deliver(delivery))
+            task = asyncio.create_task(self._send(delivery))
             self._under_way.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._done)
         return len(claimed)
 
-    async def _deliver(self, delivery: DueDelivery) -> None:
+    async def _write(self) -> bool:
+        """Record what has ended. While the database is away it is kept, nothing more is claimed, and False is told."""
+        ended = list(self._ended)
+        if not ended:
+            return True
         try:
-            await deliver(self.context, self._client, delivery)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:  # its lease ends by itself
-            log.error("recording a webhook failed", delivery=delivery.id, reason=f"{type(error).__name__}: {error}")
+            await record(self.context, ended)
+        except (DataError, IntegrityError, ProgrammingError) as error:  # would fail again; the leases end by themselves
+            log.error("recording webhooks failed", deliveries=[each.delivery.id for each in ended], exc_info=error)
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            log.error("recording webhooks failed", reason=f"{type(error).__name__}: {error}")
+            return False
+        del self._ended[: len(ended)]
+        return True
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    async def _send(self, delivery: DueDelivery) -> None:
+        try:
+            self._ended.append(Outcome(delivery, await send(self.context, self._client, delivery)))
+        except asyncio.CancelledError:
+            self._ended.append(Outcome(delivery, None))
+            raise
+
+    def _done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("sending a webhook failed", exc_info=error)

@@ -4,7 +4,6 @@ death, slowness or company loses or doubles it."""
 import asyncio
 import json
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -18,7 +17,7 @@ from app.core.netguard import guarded_client
 from app.db.models import WebhookDelivery
 from app.services.context import Context, open_context
 from app.services.gateway import Gateway
-from app.services.webhook import retry_delay_s
+from app.services.webhook import claim, retry_delay_s, send
 from tests.support.gateway import WEBHOOK_SECRET, create_payment
 from tests.support.outbox import add_events, attempts, end_leases, killed, make_due, rows, send_all, send_due, version
 from tests.support.receiver import HANG, Receiver, Reply
@@ -237,7 +236,7 @@ async def test_a_leased_delivery_is_taken_by_nobody_else_until_the_lease_ended(
     assert 20 < (row.leased_until - utc_now()).total_seconds() <= limits.WEBHOOK_LEASE_S
     assert await send_due(*other) == 0
 
-    await killed(first, monkeypatch)
+    await killed(first)
     assert await attempts(gateway) == []
     assert await send_due(*other) == 0
     await end_leases(gateway)
@@ -255,18 +254,8 @@ async def test_a_sender_that_dies_between_the_answer_and_its_record_sends_again_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await create_payment(client, webhook_url=receiver.url)
-    answered = asyncio.Event()
-
-    async def dies(*_args: Any) -> None:
-        answered.set()
-        await asyncio.Event().wait()
-
-    with monkeypatch.context() as patch:
-        patch.setattr("app.services.webhook._record", dies)
-        doomed = asyncio.create_task(send_due(gateway.context, sender))
-        async with asyncio.timeout(10):
-            await answered.wait()
-        await killed(doomed, monkeypatch)
+    [doomed] = await claim(gateway.context, 50)
+    assert (await send(gateway.context, sender, doomed)).status_code == 200
     assert await send_due(gateway.context, sender) == 0
     await end_leases(gateway)
     assert await send_due(gateway.context, sender) == 1
@@ -348,9 +337,7 @@ async def test_a_later_event_waits_while_the_first_attempt_of_an_earlier_one_is_
     first = asyncio.create_task(send_due(gateway.context, sender))
     await receiver.wait_for_count(1)
     assert await send_due(*other) == 0
-    first.cancel()
-    with suppress(asyncio.CancelledError):
-        await first
+    await killed(first)
     assert [version(request) for request in receiver.requests] == [1]
 
 
@@ -383,9 +370,7 @@ async def test_the_order_is_each_receivers_own(
         async with asyncio.timeout(10):
             while len(receiver.requests) < 3:
                 await send_due(gateway.context, sender)
-        first.cancel()
-        with suppress(asyncio.CancelledError):
-            await first
+        await killed(first)
     assert [version(request) for request in receiver.requests] == [1, 2, 3]
     assert [version(request) for request in dead.requests] == [1]
 
@@ -407,9 +392,7 @@ async def test_a_slow_receiver_gets_so_many_at_once_and_keeps_nobody_waiting(
             await create_payment(client, webhook_url=receiver.url)
         assert await send_due(*other) == 3  # what the others are owed, and nothing more for the slow one
         assert await send_due(*other) == 0
-        stuck.cancel()
-        with suppress(asyncio.CancelledError):
-            await stuck
+        await killed(stuck)
     assert len(slow.requests) == limits.WEBHOOK_ENDPOINT_CONCURRENCY
     assert len(receiver.requests) == 3
 

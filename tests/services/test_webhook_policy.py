@@ -3,7 +3,6 @@ alone and its merchant told; and whatever is not sent is there to be replayed.""
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
 from datetime import timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -15,15 +14,14 @@ from structlog.testing import capture_logs
 
 from app.core import limits
 from app.core.clock import utc_now
-from app.core.netguard import guarded_client
 from app.db.models import WebhookDelivery, WebhookEndpoint, WebhookReceiver
 from app.db.repositories import webhooks
 from app.services.context import Context
 from app.services.gateway import Gateway
-from app.services.webhook import deliver, probe_delay_s, retry_delay_s
+from app.services.webhook import Outcome, claim, probe_delay_s, record, retry_delay_s, send
 from app.services.webhook_post import retry_after_s
 from tests.support.gateway import create_payment
-from tests.support.outbox import attempts, end_leases, make_due, rows, send_all, send_due
+from tests.support.outbox import attempts, end_leases, killed, make_due, rows, send_all, send_due
 from tests.support.receiver import HANG, Receiver, Reply
 
 ENDPOINTS = "/v1/webhook_endpoints"
@@ -151,47 +149,29 @@ async def test_a_good_answer_whose_body_never_ends_is_delivered(
 # --- leases
 
 
-async def test_a_sender_that_is_cancelled_gives_its_lease_back(
+async def test_a_lease_that_is_given_back_is_free_at_once(
     gateway: Gateway,
     client: httpx.AsyncClient,
-    sender: httpx.AsyncClient,
     other: tuple[Context, httpx.AsyncClient],
     receiver: Receiver,
 ) -> None:
-    receiver.answer(HANG)
     await create_payment(client, webhook_url=receiver.url)
-    cancelled = asyncio.create_task(send_due(gateway.context, sender))
-    await receiver.wait_for_count(1)
-    cancelled.cancel()
-    with suppress(asyncio.CancelledError):
-        await cancelled
-    assert await send_due(*other) == 1  # and nobody waits for the lease's end
-    assert [row.status for row in await rows(gateway)] == ["delivered"]
-    assert len({request.webhook_id for request in receiver.requests}) == 1
+    [claimed] = await claim(gateway.context, 50)
+    assert await send_due(*other) == 0
+    await record(gateway.context, [Outcome(claimed, None)])
+    assert await attempts(gateway) == []
+    assert await send_due(*other) == 1
 
 
 async def test_a_sender_whose_lease_ended_does_not_end_the_next_ones(
-    gateway: Gateway,
-    client: httpx.AsyncClient,
-    sender: httpx.AsyncClient,
-    other: tuple[Context, httpx.AsyncClient],
-    receiver: Receiver,
+    gateway: Gateway, client: httpx.AsyncClient, receiver: Receiver
 ) -> None:
-    receiver.answer(HANG, HANG)
     await create_payment(client, webhook_url=receiver.url)
-    first = asyncio.create_task(send_due(gateway.context, sender))
-    await receiver.wait_for_count(1)
+    [first] = await claim(gateway.context, 50)
     await end_leases(gateway)
-    second = asyncio.create_task(send_due(*other))
-    await receiver.wait_for_count(2)
-    first.cancel()
-    with suppress(asyncio.CancelledError):
-        await first
-    [row] = await rows(gateway)
-    assert row.leased_until is not None
-    second.cancel()
-    with suppress(asyncio.CancelledError):
-        await second
+    [second] = await claim(gateway.context, 50)
+    await record(gateway.context, [Outcome(first, None)])
+    assert [row.leased_until for row in await rows(gateway)] == [second.leased_until]
 
 
 async def test_a_dead_senders_leases_block_a_receivers_slots_no_longer_than_they_last(
@@ -274,9 +254,7 @@ async def test_a_probe_that_hangs_is_the_only_one(
     probe = asyncio.create_task(send_due(gateway.context, sender))
     await receiver.wait_for_count(before + 1)
     assert await send_due(*other) == 0
-    probe.cancel()
-    with suppress(asyncio.CancelledError):
-        await probe
+    await killed(probe)
 
 
 async def test_an_answer_that_refuses_is_an_answer(
@@ -446,23 +424,12 @@ async def test_an_answer_that_comes_while_the_endpoint_is_deleted_is_recorded(
     for status in (200, 500):
         payment = await create_payment(client)
         receiver.answer(status)
-        [claimed] = await _claim(gateway)
+        [claimed] = await claim(gateway.context, 50)
         assert claimed.payment_id == payment["id"]
         async with gateway.context.db.write() as session:
             await webhooks.end_pending(session, endpoint, "endpoint_deleted")
-        await _deliver(gateway, claimed)
+        await record(gateway.context, [Outcome(claimed, await send(gateway.context, sender, claimed))])
     assert [(row.status, row.leased_until) for row in await rows(gateway)] == [("delivered", None), ("dead", None)]
-
-
-async def _claim(gateway: Gateway) -> list[webhooks.DueDelivery]:
-    now = utc_now()
-    async with gateway.context.db.write() as session:
-        return await webhooks.claim_due(session, now, now + timedelta(seconds=limits.WEBHOOK_LEASE_S), 50)
-
-
-async def _deliver(gateway: Gateway, claimed: webhooks.DueDelivery) -> None:
-    async with guarded_client(gateway.context.guard) as http:
-        await deliver(gateway.context, http, claimed)
 
 
 async def test_a_new_url_takes_along_what_is_pending_and_the_old_ones_bad_name_is_forgotten(

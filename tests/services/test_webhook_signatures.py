@@ -111,7 +111,6 @@ async def test_the_official_javascript_library_verifies_what_is_sent(
         (endpoint["secret"], stale, request.body),
     )
     assert verdicts[:3] == ["payment.created"] * 3
-    assert all(verdict.startswith("WebhookVerificationError") or "rror: " in verdict for verdict in verdicts[3:])
     assert "payment.created" not in verdicts[3:]
 
 

@@ -4,10 +4,8 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import httpx
-import pytest
 from sqlalchemy import select, update
 
 from app.core import limits
@@ -18,7 +16,7 @@ from app.services.context import Context
 from app.services.decide import Change
 from app.services.gateway import Gateway
 from app.services.ledger import Cause, Story, payment_state, store
-from app.services.webhook import claim, deliver
+from app.services.webhook import Outcome, claim, record, send
 from tests.support.receiver import Received
 
 PAST = timedelta(days=2)
@@ -68,23 +66,19 @@ async def add_events(gateway: Gateway, payment_id: str, count: int) -> None:
 
 
 async def send_due(context: Context, http: httpx.AsyncClient) -> int:
-    """One claim's worth; returns how many were sent, successfully or not."""
+    """One claim's worth; returns how many were sent, successfully or not. Cancelled, it is as good as killed: nothing
+    is recorded or given back."""
     due = await claim(context, limits.WEBHOOK_CLAIM_ROWS)
-    await asyncio.gather(*(deliver(context, http, delivery) for delivery in due))
+    attempts = await asyncio.gather(*(send(context, http, delivery) for delivery in due))
+    await record(context, [Outcome(delivery, attempt) for delivery, attempt in zip(due, attempts, strict=True)])
     return len(due)
 
 
-async def killed(task: asyncio.Task[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """End a sender as a kill would: it records nothing and gives nothing back."""
-
-    async def nothing(*_args: Any) -> None:
-        return
-
-    with monkeypatch.context() as patch:
-        patch.setattr("app.services.webhook._give_back", nothing)
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+async def killed(task: asyncio.Task[int]) -> None:
+    """End a `send_due` as a kill would."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def send_all(context: Context, http: httpx.AsyncClient) -> int:

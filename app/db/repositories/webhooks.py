@@ -172,18 +172,10 @@ async def _load_due(session: AsyncSession, ids: list[str], leased_until: datetim
     ]
 
 
-async def give_back(session: AsyncSession, delivery_id: str, leased_until: datetime) -> None:
-    """End a lease before its time, unless it has ended and somebody else has the delivery."""
-    await session.execute(
-        update(WebhookDelivery)
-        .where(WebhookDelivery.id == delivery_id, WebhookDelivery.leased_until == leased_until)
-        .values(leased_until=None)
-    )
-
-
-async def lock_delivery(session: AsyncSession, delivery_id: str) -> WebhookDelivery:
-    query = select(WebhookDelivery).where(WebhookDelivery.id == delivery_id).with_for_update()
-    return (await session.scalars(query)).one()
+async def lock_deliveries(session: AsyncSession, ids: Collection[str]) -> dict[str, WebhookDelivery]:
+    """By id; locked in the order of their ids."""
+    query = select(WebhookDelivery).where(WebhookDelivery.id.in_(ids)).order_by(WebhookDelivery.id).with_for_update()
+    return {row.id: row for row in await session.scalars(query)}
 
 
 # --- how receivers are
@@ -204,8 +196,9 @@ async def note_failure(session: AsyncSession, receiver: str, now: datetime, unav
     return await session.get_one(WebhookReceiver, receiver, populate_existing=True)
 
 
-async def forget_failures(session: AsyncSession, receiver: str) -> None:
-    await session.execute(delete(WebhookReceiver).where(WebhookReceiver.receiver == receiver))
+async def forget_failures(session: AsyncSession, *receivers: str) -> None:
+    if receivers:
+        await session.execute(delete(WebhookReceiver).where(WebhookReceiver.receiver.in_(receivers)))
 
 
 async def end_pending(session: AsyncSession, receiver: str, reason: str) -> int:
