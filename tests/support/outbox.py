@@ -16,7 +16,7 @@ from app.services.context import Context
 from app.services.decide import Change
 from app.services.gateway import Gateway
 from app.services.ledger import Cause, Story, payment_state, store
-from app.services.webhook import Outcome, claim, record, send
+from app.services.webhook import DueDelivery, Outcome, claim, record, send
 from tests.support.receiver import Received
 
 PAST = timedelta(days=2)
@@ -68,9 +68,12 @@ async def add_events(gateway: Gateway, payment_id: str, count: int) -> None:
 async def send_due(context: Context, http: httpx.AsyncClient) -> int:
     """One claim's worth; returns how many were sent, successfully or not. Cancelled, it is as good as killed: nothing
     is recorded or given back."""
+
+    async def send_one(delivery: DueDelivery) -> None:
+        await record(context, [Outcome(delivery, await send(context, http, delivery))])
+
     due = await claim(context, limits.WEBHOOK_CLAIM_ROWS)
-    attempts = await asyncio.gather(*(send(context, http, delivery) for delivery in due))
-    await record(context, [Outcome(delivery, attempt) for delivery, attempt in zip(due, attempts, strict=True)])
+    await asyncio.gather(*(send_one(delivery) for delivery in due))
     return len(due)
 
 
