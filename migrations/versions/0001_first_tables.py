@@ -270,7 +270,9 @@ def upgrade() -> None:
     op.create_index(op.f("ix_webhook_deliveries_event_id"), "webhook_deliveries", ["event_id"], unique=False)
     op.create_index(op.f("ix_webhook_deliveries_leased_until"), "webhook_deliveries", ["leased_until"], unique=False)
     op.create_index("ix_webhook_deliveries_merchant_id_id", "webhook_deliveries", ["merchant_id", "id"], unique=False)
-    op.create_index("ix_webhook_deliveries_payment_id", "webhook_deliveries", ["payment_id"], unique=False)
+    op.create_index(
+        "ix_webhook_deliveries_payment_id_status", "webhook_deliveries", ["payment_id", "status"], unique=False
+    )
     op.create_index("ix_webhook_deliveries_receiver_status", "webhook_deliveries", ["receiver", "status"], unique=False)
     op.create_index(
         "ix_webhook_deliveries_status_next_attempt_at",

@@ -3,6 +3,7 @@ alone and its merchant told; and whatever is not sent is there to be replayed.""
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -14,12 +15,15 @@ from structlog.testing import capture_logs
 
 from app.core import limits
 from app.core.clock import utc_now
-from app.db.models import WebhookDelivery, WebhookEndpoint, WebhookReceiver
+from app.core.netguard import NetGuard, guarded_client
+from app.db.models import Merchant, WebhookDelivery, WebhookEndpoint, WebhookReceiver
 from app.db.repositories import webhooks
 from app.services.context import Context
+from app.services.endpoints import send_test
 from app.services.gateway import Gateway
 from app.services.webhook import Outcome, claim, probe_delay_s, record, retry_delay_s, send
 from app.services.webhook_post import retry_after_s
+from tests.core.test_netguard import Listener, resolve_as
 from tests.support.gateway import create_payment
 from tests.support.outbox import attempts, end_leases, killed, make_due, rows, send_all, send_due
 from tests.support.receiver import HANG, Receiver, Reply
@@ -464,3 +468,35 @@ async def test_events_written_while_an_endpoint_is_disabled_leave_nothing_pendin
         query = select(WebhookEndpoint.id).where(WebhookEndpoint.disabled_at.is_(None))
         assert list(await session.scalars(query)) == []
         assert list(await session.scalars(select(WebhookDelivery.leased_until).distinct())) == [None]
+
+
+# --- no way inside
+
+
+async def test_a_name_that_turns_to_loopback_is_never_connected_to_at_delivery_or_by_a_test(
+    gateway: Gateway, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Public when it was registered, and at the check before the request; loopback when it is dialled."""
+    public = ["93.184.215.14"]
+    strict = replace(gateway.context, guard=NetGuard(()))
+    async with Listener() as listener, guarded_client(strict.guard) as http:
+        url = f"https://rebind.test:{listener.port}/"
+        for answers in (
+            [public, ["127.0.0.1"]],
+            [["127.0.0.1"]],
+            [public, ["::ffff:127.0.0.1"]],
+            [public, ["10.0.0.1"]],
+        ):
+            resolve_as(monkeypatch, "rebind.test", public)
+            endpoint = await add_endpoint(client, url)
+            await create_payment(client)
+            resolve_as(monkeypatch, "rebind.test", *answers)
+            assert await send_due(strict, http) == 1
+            assert (await attempts(gateway))[-1].error == "refused_address"
+            resolve_as(monkeypatch, "rebind.test", *answers)
+            async with strict.db.read() as session:
+                [merchant] = await session.scalars(select(Merchant.id))
+            tested = await send_test(strict, http, merchant, endpoint)
+            assert (tested.delivered, tested.error) == (False, "refused_address")
+            await client.delete(f"{ENDPOINTS}/{endpoint}")
+        assert listener.connections == 0

@@ -74,7 +74,8 @@ class WebhookDelivery(Base):
     __table_args__ = (
         Index("ix_webhook_deliveries_status_next_attempt_at", "status", "next_attempt_at"),
         Index("ix_webhook_deliveries_merchant_id_id", "merchant_id", "id"),
-        Index("ix_webhook_deliveries_payment_id", "payment_id"),
+        # Both columns: SQLite, which knows no statistics, would look for a payment's pending ones among all pending.
+        Index("ix_webhook_deliveries_payment_id_status", "payment_id", "status"),
         Index("ix_webhook_deliveries_receiver_status", "receiver", "status"),
     )
 

@@ -105,7 +105,7 @@ async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime
     )
     in_flight = (
         select(WebhookDelivery.receiver, func.count().label("number"))
-        .where(WebhookDelivery.leased_until >= now, WebhookDelivery.status == "pending")
+        .where(WebhookDelivery.leased_until >= now)
         .group_by(WebhookDelivery.receiver)
         .subquery()
     )
