@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from app.api import errors, health
 from app.api.deps import Gateway, running_gateway
+from app.api.hooks import webhook_router
 from app.api.middleware import RequestMiddleware
 from app.api.v1 import chains, events, payments, sweeps, webhooks
 from app.core import limits
@@ -45,6 +46,7 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url="/docs",
         redoc_url=None,
+        webhooks=webhook_router(),
         redirect_slashes=False,  # its Location would have the scheme that we see, which behind a proxy is plain http
     )
     app.state.gateway = gateway

@@ -1,6 +1,7 @@
 """What requests hold. Answers are the views of the services."""
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -43,6 +44,14 @@ def _check_nested(value: Any, levels: int) -> None:
     if isinstance(value, dict):
         for each in value.values():
             _check_nested(each, levels - 1)
+
+
+def _utc(moment: datetime) -> datetime:
+    """A time without a zone is taken as UTC."""
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("must be of the years 1 to 9999 in UTC") from error
 
 
 WebUrl = Annotated[Text, Field(max_length=limits.URL_CHARS), AfterValidator(_web_url)]
@@ -95,3 +104,9 @@ class EndpointCreate(Body):
 class EndpointUpdate(Body):
     url: WebUrl | None = None
     event_types: list[EventType] | None = Field(None, min_length=1, description="Null: all")
+    enabled: bool | None = Field(None, strict=True, description="False disables it; true enables it again")
+
+
+class ReplayDead(Body):
+    since: Annotated[datetime, AfterValidator(_utc)] = Field(description="Dead deliveries that were made since then")
+    endpoint_id: Text | None = Field(None, max_length=64, description="Default: all receivers")

@@ -1,19 +1,18 @@
 """`paywatch webhooks`"""
 
 import asyncio
+import contextlib
+from typing import Annotated
 
 import typer
 
 from app.cli.installation import opened
+from app.cli.listen import Listener
+from app.core.config import load_settings
 from app.core.errors import ConfigError
 from app.services.merchants import first_webhook_secret
 
 app = typer.Typer(help="What receivers of webhooks need.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `secret` a command of its own: typer folds a group of one."""
 
 
 @app.command()
@@ -23,6 +22,27 @@ def secret() -> None:
     An endpoint made over the API has a secret of its own, shown when it was made.
     """
     print(asyncio.run(_first_secret()))
+
+
+@app.command()
+def listen(
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: any that is free")] = 9000,
+    host: str = "127.0.0.1",
+    given: Annotated[
+        str,
+        typer.Option("--secret", envvar="WEBHOOK_SECRET", help="whsec_…, of an endpoint; default: as `secret` prints"),
+    ] = "",
+) -> None:
+    """Receive webhooks: verify each signature, and print what came. For trying things out; stop it with Ctrl-C.
+
+    The gateway must be allowed to reach it: PAYWATCH_WEBHOOK_ALLOW_NETWORKS=127.0.0.0/8.
+    """
+    configured = load_settings().webhook_secret
+    key = given or (configured.get_secret_value() if configured is not None else asyncio.run(_first_secret()))
+    with Listener(host, port, key, lambda line: print(line, flush=True)) as receiver:
+        print(f"Listening on {receiver.url}", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            receiver.serve_forever()
 
 
 async def _first_secret() -> str:

@@ -21,13 +21,22 @@ HEAD_SEEN_EVERY_S: Final = 10  # an idle chain tells that its head was read; lag
 # Webhooks
 WEBHOOK_TIMEOUT_S: Final = 10.0  # a receiver that needs longer should answer first and work later
 WEBHOOK_CONNECT_TIMEOUT_S: Final = 5.0  # a host that drops packets must not take the whole attempt's time
-WEBHOOK_JOB_TIMEOUT_S: Final = 18  # connect and answer with room to store the outcome; and 10 s: under 30 s
-WEBHOOK_LEASE_S: Final = 25.0  # how long a claimed delivery is one worker's: over the job's timeout, under 30 s
-WEBHOOK_CLAIM_ROWS: Final = 50  # deliveries claimed at once: bounds what a killed worker leaves leased
+WEBHOOK_ANSWER_TIMEOUT_S: Final = 2.0  # its body is for people to read; the status has decided by then
+WEBHOOK_JOB_TIMEOUT_S: Final = 18  # of the webhook role's jobs, which wake and tidy; and arq's 10 s: under 30 s
+WEBHOOK_LEASE_S: Final = 25.0  # how long a claimed delivery is one worker's: over attempt and record, under 30 s
+WEBHOOK_CLAIM_ROWS: Final = 50  # deliveries claimed at once: bounds one transaction
 WEBHOOK_ENDPOINT_CONCURRENCY: Final = 4  # one slow receiver holds this many sockets and never the queue
 WEBHOOK_RESPONSE_BYTES: Final = 4096  # read of an answer, enough to see its error; the rest is never downloaded
 WEBHOOK_RETRY_DELAYS_S: Final = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)  # DESIGN section 7
 WEBHOOK_RETRY_JITTER_PERCENT: Final = 20  # spreads the retries of a receiver's outage, both ways
+WEBHOOK_RETRY_AFTER_MAX_S: Final = 86_400  # what a receiver may ask for: the longest pause that we make ourselves
+WEBHOOK_BREAKER_FAILURES: Final = 10  # in a row, then a receiver is only probed; fewer would be one bad deploy
+WEBHOOK_PROBE_MIN_S: Final = 1.0  # after the first failure of a probe; it doubles, so no pause outlasts the outage
+WEBHOOK_PROBE_MAX_S: Final = 30.0  # a receiver that is back is noticed within this
+WEBHOOK_GIVE_UP_S: Final = 432_000  # five days without success: longer than any delivery's own schedule
+WEBHOOK_OLD_SECRET_S: Final = 86_400  # a day to roll a new secret out, as the design says
+WEBHOOK_OLD_SECRETS: Final = 4  # of one endpoint at once: each is one more signature in every request
+WEBHOOK_REPLAY_ROWS: Final = 1_000  # one call of the bulk replay: a transaction of well under a second
 
 # What a request may hold (DESIGN section 6)
 BODY_BYTES: Final = 65_536  # a payment is under 6 KiB at its largest; read no more of a stranger's body
@@ -90,7 +99,7 @@ SWEEPER_JOB_TIMEOUT_S: Final = 15  # and 10 s of arq's: a dead worker's round is
 # Strangers' URLs
 DNS_TIMEOUT_S: Final = 5.0  # a name that takes longer is not worth an API call's wait
 DIAL_ADDRESSES: Final = 3  # of one host, tried in turn within the attempt's time
-WEBHOOK_CONNECTIONS: Final = 100  # open at once in one process
+WEBHOOK_CONNECTIONS: Final = 100  # open at once in one process, so also its deliveries under way
 WEBHOOK_KEEPALIVE_CONNECTIONS: Final = 20  # kept for the next event
 
 # Redis and jobs
@@ -104,7 +113,6 @@ HOUSEKEEPING_EVERY_S: Final = 3_600.0  # nothing that it deletes is in anybody's
 JOB_TRIES: Final = 5  # a job that dies with its worker is taken up again; the next wake-up does it anyway
 HEARTBEAT_S: Final = 5  # a worker's sign of life
 WEBHOOK_TICK_S: Final = 2.0  # finds what a lost wake-up left, and retries that have become due
-WEBHOOK_BUDGET_S: Final = 5.0  # a job claims nothing new after this long: its last claim still ends in time
 PREPARE_EVERY_S: Final = 15.0  # how often a chain that failed its check is checked again
 WORKER_RESTART_S: Final = 1.0  # between two tries to reach Redis again
 WORKER_STOP_S: Final = 5.0  # running jobs may finish for this long after SIGTERM, then they are cancelled

@@ -46,9 +46,9 @@ class WakeUps:
     def __init__(self, redis: ArqRedis) -> None:
         self.redis = redis
 
-    async def webhooks(self, periodic: bool = False) -> None:
-        """Wake a webhook sender; the periodic wake-up is one job at a time."""
-        await self._enqueue(WEBHOOK_TASK, role="webhook", job_id="webhook:periodic" if periodic else None)
+    async def webhooks(self) -> None:
+        """Wake a webhook sender."""
+        await self._enqueue(WEBHOOK_TASK, role="webhook", job_id=None)
 
     async def listener(self, chain: str) -> None:
         """Let a worker look at a chain; one job per chain at a time, whoever asks."""

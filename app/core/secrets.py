@@ -3,11 +3,14 @@
 import base64
 import hashlib
 import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from app.core.clock import rfc3339
 from app.core.errors import PaywatchError
 
 
@@ -57,3 +60,14 @@ def new_api_key() -> str:
 def new_webhook_secret() -> str:
     """A fresh signing secret as Standard Webhooks 1.0 lays down: `whsec_` and base64 of 24 random bytes."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+
+
+def rotated(current: bytes, old: Sequence[Mapping[str, str]], now: datetime, until: datetime) -> list[dict[str, str]]:
+    """The old secrets, newest first, after `current` (encrypted) was replaced: each signs `until` its own end."""
+    kept = [dict(one) for one in old if one["until"] > rfc3339(now)]
+    return [{"secret": current.decode(), "until": rfc3339(until)}, *kept]
+
+
+def signing_secrets(current: bytes, old: Sequence[Mapping[str, str]], now: datetime) -> list[bytes]:
+    """The encrypted secrets that sign now: the current one first, then the old ones whose time has not ended."""
+    return [current, *(one["secret"].encode() for one in old if one["until"] > rfc3339(now))]

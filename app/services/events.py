@@ -1,7 +1,8 @@
 """The audit trail, read."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.clock import rfc3339
@@ -9,19 +10,23 @@ from app.core.errors import NotFound
 from app.db.models import Event
 from app.db.repositories import events, payments
 from app.services.decide import EventType
+from app.services.endpoints import EndpointView
 from app.services.views import PaymentView, View
 
 
 class EventView(View):
-    """One change of a payment: its cause, and the payment as it was then."""
+    """One change of a payment: its cause, and the payment as it was then.
+
+    `webhook_endpoint.disabled` is the one event without a payment: `payment_id` null, version 0, `data` the endpoint.
+    """
 
     id: str
-    type: EventType
-    payment_id: str
+    type: EventType | Literal["webhook_endpoint.disabled"]
+    payment_id: str | None
     version: int
     created_at: str
     cause: dict[str, Any]
-    data: PaymentView
+    data: Annotated[PaymentView | EndpointView, Field(discriminator="object")]
 
 
 async def list_events(
@@ -46,5 +51,5 @@ def _view(row: Event) -> EventView:
         version=row.version,
         created_at=rfc3339(row.created_at),
         cause=row.cause,
-        data=PaymentView.model_validate(row.data),
+        data=(EndpointView if row.payment_id is None else PaymentView).model_validate(row.data),
     )

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.clock import utc_now
 from app.core.ids import new_id
+from app.core.logger import redact_url
 from app.db.models import ChainState, Event, Payment, Transaction, WebhookDelivery, WebhookEndpoint
 from app.db.repositories import chains, payments, webhooks
 from app.db.repositories.payments import PaymentRecord
@@ -105,7 +106,7 @@ async def store(
         _write_state(record, changes[-1].state)
         merchant_id = record.payment.merchant_id
         if merchant_id not in receivers:
-            receivers[merchant_id] = await webhooks.list_endpoints(session, merchant_id)
+            receivers[merchant_id] = await webhooks.hold_endpoints(session, merchant_id)
         for change in changes:
             view = payment_view(record, change.state, cursors, context.settings.effective_public_url)
             event = Event(
@@ -141,29 +142,37 @@ def _write_state(record: PaymentRecord, state: PaymentState) -> None:
 def _deliveries(
     payment: Payment, event: Event, endpoints: Iterable[WebhookEndpoint], now: datetime
 ) -> list[WebhookDelivery]:
-    receivers: list[tuple[str | None, str]] = [
-        (endpoint.id, endpoint.url)
+    receivers: list[tuple[WebhookEndpoint | None, str, str]] = [
+        (endpoint, endpoint.id, endpoint.url)
         for endpoint in endpoints
         if endpoint.event_types is None or event.type in endpoint.event_types
     ]
     if payment.webhook_url is not None:
-        receivers.append((None, payment.webhook_url))
-    return [
-        WebhookDelivery(
-            id=new_id("dlv"),
-            merchant_id=payment.merchant_id,
-            payment_id=payment.id,
-            event_id=event.id,
-            event_version=event.version,
-            endpoint_id=endpoint_id,
-            url=url,
-            status="pending",
-            attempt_count=0,
-            next_attempt_at=now,
-            created_at=now,
-        )
-        for endpoint_id, url in receivers
-    ]
+        own = f"{payment.merchant_id} {redact_url(payment.webhook_url)}"
+        receivers.append((None, own, payment.webhook_url))
+    return [_delivery(payment, event, endpoint, receiver, url, now) for endpoint, receiver, url in receivers]
+
+
+def _delivery(
+    payment: Payment, event: Event, endpoint: WebhookEndpoint | None, receiver: str, url: str, now: datetime
+) -> WebhookDelivery:
+    """To a disabled endpoint a dead one, so that the event can be replayed once it is enabled."""
+    is_disabled = endpoint is not None and endpoint.disabled_at is not None
+    return WebhookDelivery(
+        id=new_id("dlv"),
+        merchant_id=payment.merchant_id,
+        payment_id=payment.id,
+        event_id=event.id,
+        event_version=event.version,
+        endpoint_id=endpoint.id if endpoint is not None else None,
+        url=url,
+        receiver=receiver,
+        status="dead" if is_disabled else "pending",
+        dead_reason="endpoint_disabled" if is_disabled else None,
+        attempt_count=0,
+        next_attempt_at=None if is_disabled else now,
+        created_at=now,
+    )
 
 
 def _swept(context: Context, record: PaymentRecord, chain_id: int) -> bool:

@@ -1,13 +1,15 @@
 """The first merchant and its key, and who an API key belongs to."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.core import limits
 from app.core.clock import utc_now
 from app.core.errors import Unauthorized
 from app.core.ids import new_id
-from app.core.secrets import hash_api_key, new_api_key, new_webhook_secret
+from app.core.secrets import hash_api_key, new_api_key, new_webhook_secret, rotated
 from app.db.models import ApiKey, Merchant
 from app.db.repositories import merchants
 from app.services.context import Context
@@ -45,7 +47,7 @@ async def ensure_first_merchant(context: Context) -> str | None:
         else:
             stored = context.box.decrypt(merchant.webhook_secret)  # also without a new one: a wrong key shows now
             if secret is not None and secret != stored:
-                merchant.webhook_secret = context.box.encrypt(secret)
+                _rotate_secret(merchant, context.box.encrypt(secret))
         keys = await merchants.keys_named(session, merchant.id, SETTINGS_KEY)
         if settings.api_key is not None:
             await _replace_key(session, merchant.id, keys, settings.api_key.get_secret_value())
@@ -69,6 +71,15 @@ async def authenticate(session: AsyncSession, key: str) -> Caller:
     if row is None:
         raise Unauthorized("the API key is not known")
     return Caller(row.merchant_id, row.id)
+
+
+def _rotate_secret(merchant: Merchant, sealed: bytes) -> None:
+    """The replaced secret signs as well for a day; of several, the newest."""
+    now = utc_now()
+    until = now + timedelta(seconds=limits.WEBHOOK_OLD_SECRET_S)
+    old = rotated(merchant.webhook_secret, merchant.old_webhook_secrets, now, until)
+    merchant.old_webhook_secrets = old[: limits.WEBHOOK_OLD_SECRETS]
+    merchant.webhook_secret = sealed
 
 
 async def _replace_key(session: AsyncSession, merchant_id: str, keys: list[ApiKey], key: str) -> None:

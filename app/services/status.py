@@ -101,10 +101,10 @@ async def health(context: Context, wake_ups: WakeUps) -> Health:
     if checks[0].status == "ok":
         async with context.db.read() as session:
             views = await list_chains(context, session)
-            due = await webhooks.count_due(session, utc_now())
+            counts = await webhooks.counts(session, utc_now())
             lanes = await sweeps.gas_lanes(session)
         checks += [_chain_check(view) for view in views]
-        checks.append(Check(name="webhooks", status="ok", detail=f"{due} due"))
+        checks.append(Check(name="webhooks", status="ok", detail=_webhooks(counts)))
         checks += [
             _gas_check(context.by_id[lane.chain_id], lane) for lane in lanes if _is_swept(context, lane.chain_id)
         ]
@@ -191,6 +191,10 @@ def _endpoint_check(context: Context, chain: Chain) -> Check:
     detail = ", ".join(f"#{index} {name}: {state}" for index, (name, state) in enumerate(states))
     well = all(state == "closed" for _, state in states)
     return Check(name=f"rpc:{chain.name}", status="ok" if well else "degraded", detail=detail)
+
+
+def _webhooks(counts: webhooks.WebhookCounts) -> str:
+    return f"{counts.due} due, {counts.dead} dead, {counts.endpoints_disabled} endpoints disabled"
 
 
 async def _database(context: Context) -> Check:

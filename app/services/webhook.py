@@ -1,52 +1,55 @@
-"""The outbox: claims due deliveries, signs and sends them, records every attempt."""
+"""The outbox: claims due deliveries, sends them, records every attempt, and judges their receivers."""
 
-import asyncio
-import json
 import random
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import httpx
-from standardwebhooks import Webhook
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
-from app.core.clock import rfc3339, utc_now
-from app.core.errors import PaywatchError
+from app.core.clock import utc_now
 from app.core.logger import get_logger
-from app.db.models import WebhookAttempt
+from app.core.secrets import signing_secrets
+from app.db.models import WebhookAttempt, WebhookDelivery
 from app.db.repositories import webhooks
 from app.db.repositories.webhooks import DueDelivery
+from app.services import endpoints
 from app.services.context import Context
+from app.services.endpoints import DisabledReason
+from app.services.webhook_post import GONE, Attempt, Message, post
+
+__all__ = ["Attempt", "DueDelivery", "Outcome", "claim", "probe_delay_s", "record", "retry_delay_s", "send"]
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """What came of sending. `error` is None for a 2xx answer."""
+class Outcome:
+    """What became of a claimed delivery; without an attempt its lease is given back."""
 
-    duration_ms: int
-    status_code: int | None
-    error: str | None
+    delivery: DueDelivery
+    attempt: Attempt | None
 
 
-async def send_due(context: Context, client: httpx.AsyncClient) -> int:
-    """Send what is due now, one claim's worth; returns how many were sent, successfully or not.
+async def claim(context: Context, rows: int) -> list[DueDelivery]:
+    """Lease at most `rows` of what is due now.
 
     The claim commits before anything is sent, and no session is held while a receiver is waited for. A sender that
     dies after sending leaves a lease that ends by itself; the receiver then gets the event again under the same id.
     """
     now = utc_now()
+    rows = min(rows, limits.WEBHOOK_CLAIM_ROWS)
     async with context.db.write() as session:
-        due = await webhooks.claim_due(session, now, now + timedelta(seconds=limits.WEBHOOK_LEASE_S))
-    await asyncio.gather(*(_deliver(context, client, delivery) for delivery in due))
-    return len(due)
+        return await webhooks.claim_due(session, now, now + timedelta(seconds=limits.WEBHOOK_LEASE_S), rows)
 
 
-async def _deliver(context: Context, client: httpx.AsyncClient, delivery: DueDelivery) -> None:
-    attempt = await send(context, client, delivery)
-    await _record(context, delivery, attempt)
+async def send(context: Context, client: httpx.AsyncClient, delivery: DueDelivery) -> Attempt:
+    """Send a claimed delivery once. Nothing of it is stored yet."""
+    secrets = signing_secrets(delivery.secret, delivery.old_secrets, utc_now())
+    message = Message(delivery.event_id, delivery.event_type, delivery.event_created_at, delivery.data)
+    attempt = await post(context, client, delivery.url, secrets, message)
     log.info(
         "webhook failed" if attempt.error else "webhook delivered",
         payment=delivery.payment_id,
@@ -54,97 +57,112 @@ async def _deliver(context: Context, client: httpx.AsyncClient, delivery: DueDel
         delivery=delivery.id,
         status_code=attempt.status_code,
         error=attempt.error,
+        detail=attempt.error_detail,
     )
+    return attempt
 
 
-async def send(context: Context, client: httpx.AsyncClient, delivery: DueDelivery) -> Attempt:
-    """One signed POST (Standard Webhooks 1.0). Never raises for what a receiver can do."""
-    started = time.monotonic()
-    status_code: int | None = None
-    error: str | None = None
-    try:
-        headers, body = sign(context.box.decrypt(delivery.secret), delivery)
-        await context.guard.check_url(delivery.url)
-        async with (
-            asyncio.timeout(limits.WEBHOOK_TIMEOUT_S),
-            client.stream("POST", delivery.url, headers=headers, content=body) as response,
-        ):
-            status_code = response.status_code
-            if not response.is_success:
-                error = f"HTTP {status_code}: {await _beginning(response)}".strip(": ")
-    except (httpx.HTTPError, TimeoutError, OSError) as failure:
-        error = f"{type(failure).__name__}: {failure}".strip(": ")
-    except PaywatchError as failure:
-        error = f"{failure.code}: {failure}"
-    duration_ms = int((time.monotonic() - started) * 1000)
-    return Attempt(duration_ms, status_code, error[: limits.WEBHOOK_RESPONSE_BYTES] if error else None)
+async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
+    """Store attempts and what follows for deliveries and receivers; give back what was not sent.
 
-
-def sign(secret: str, delivery: DueDelivery) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a delivery; the body is the same at every attempt, the id is the event's."""
-    body = json.dumps(
-        {
-            "type": delivery.event_type,
-            "timestamp": rfc3339(delivery.event_created_at),
-            "data": delivery.data,
-        },
-        separators=(",", ":"),
-        ensure_ascii=False,
-    )
+    One transaction for all that has come together: on SQLite, where writers do not queue, one for each starved some
+    for ten seconds. Locks receivers, then deliveries, each in order. Disabling, which begins with the endpoint, is
+    left to transactions of its own.
+    """
     now = utc_now()
-    headers = {
-        "content-type": "application/json",
-        "user-agent": "Paywatch",
-        "accept-encoding": "identity",  # a few compressed bytes could be a gigabyte
-        "webhook-id": delivery.event_id,
-        "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": Webhook(secret).sign(delivery.event_id, now, body),
-    }
-    return headers, body.encode()
+    disable: dict[str, tuple[DisabledReason, str]] = {}
+    async with context.db.write() as session:
+        verdicts = await _judge_receivers(session, outcomes, now)
+        locked = await webhooks.lock_deliveries(session, [outcome.delivery.id for outcome in outcomes])
+        for outcome in outcomes:
+            row, delivery, attempt = locked[outcome.delivery.id], outcome.delivery, outcome.attempt
+            if row.leased_until == delivery.leased_until:  # else a second sender has it by now
+                row.leased_until = None
+            if attempt is None:
+                continue
+            verdict: DisabledReason | None = "gone" if attempt.status_code == GONE else verdicts.get(delivery.receiver)
+            if attempt.error is None:
+                verdict = None
+            _apply(row, attempt, verdict, now)
+            session.add(_attempt_row(row, delivery, attempt))
+            if verdict is not None and delivery.endpoint_id is not None:
+                disable[delivery.endpoint_id] = verdict, delivery.id
+        await session.flush()
+        for receiver in sorted({each.delivery.receiver for each in outcomes if each.delivery.endpoint_id is None}):
+            if verdicts.get(receiver) is not None:  # an address that nobody can disable
+                ended = await webhooks.end_pending(session, receiver, "failing")
+                log.error("webhook receiver given up", receiver=receiver, ended=ended)
+    for endpoint_id, (reason, delivery_id) in disable.items():
+        async with context.db.write() as session:
+            await endpoints.disable_failed(session, endpoint_id, reason, delivery_id)
 
 
-def retry_delay_s(attempt_count: int) -> float | None:
-    """Seconds until the next attempt after `attempt_count` failed ones, ±20 %; None when there is none left."""
-    if attempt_count > len(limits.WEBHOOK_RETRY_DELAYS_S):
+def retry_delay_s(failure_count: int, retry_after_s: float | None = None) -> float | None:
+    """Seconds until the next attempt after `failure_count` failed ones, ±20 %; None when there is none left.
+
+    A receiver's `Retry-After` can put it off, never bring it forward.
+    """
+    if failure_count > len(limits.WEBHOOK_RETRY_DELAYS_S):
         return None
     jitter = random.uniform(-1, 1) * limits.WEBHOOK_RETRY_JITTER_PERCENT / 100  # noqa: S311 spreads load, no secret
-    return limits.WEBHOOK_RETRY_DELAYS_S[attempt_count - 1] * (1 + jitter)
+    return max(limits.WEBHOOK_RETRY_DELAYS_S[failure_count - 1] * (1 + jitter), retry_after_s or 0)
 
 
-async def _beginning(response: httpx.Response) -> str:
-    """The first few KiB of an answer; the rest is never read."""
-    body = b""
-    async for chunk in response.aiter_raw(limits.WEBHOOK_RESPONSE_BYTES):
-        body += chunk
-        if len(body) >= limits.WEBHOOK_RESPONSE_BYTES:
-            break
-    return body[: limits.WEBHOOK_RESPONSE_BYTES].decode(errors="replace").replace("\x00", "")
+def probe_delay_s(failure_count: int) -> float | None:
+    """Seconds that a receiver is left alone after so many failures in a row; None: not at all."""
+    beyond = failure_count - limits.WEBHOOK_BREAKER_FAILURES
+    if beyond < 0:
+        return None
+    return min(limits.WEBHOOK_PROBE_MIN_S * (1 << min(beyond, 16)), limits.WEBHOOK_PROBE_MAX_S)
 
 
-async def _record(context: Context, delivery: DueDelivery, attempt: Attempt) -> None:
-    now = utc_now()
-    async with context.db.write() as session:
-        row = await webhooks.lock_delivery(session, delivery.id)
-        session.add(
-            WebhookAttempt(
-                delivery_id=row.id,
-                at=now,
-                duration_ms=attempt.duration_ms,
-                status_code=attempt.status_code,
-                error=attempt.error,
-                manual=False,
-            )
-        )
-        row.attempt_count += 1
-        row.leased_until = None
-        if row.status == "delivered":
-            return  # a second sender, after this one's lease had ended, was quicker
-        if attempt.error is None:
-            row.status = "delivered"
-            row.delivered_at = now
-            row.next_attempt_at = None
-            return
-        delay_s = retry_delay_s(row.attempt_count)
-        row.next_attempt_at = now + timedelta(seconds=delay_s) if delay_s is not None else None
-        if delay_s is None:
-            row.status = "dead"
+async def _judge_receivers(
+    session: AsyncSession, outcomes: Sequence[Outcome], now: datetime
+) -> dict[str, DisabledReason]:
+    """Note who answered and who did not; returns those that have had no success for too long."""
+    attempts = [(each.delivery.receiver, each.attempt) for each in outcomes if each.attempt is not None]
+    well = {receiver for receiver, attempt in attempts if attempt.error is None}
+    await webhooks.forget_failures(session, *sorted(well))
+    verdicts: dict[str, DisabledReason] = {}
+    for receiver, attempt in sorted(attempts, key=lambda each: each[0]):
+        if receiver in well or attempt.error == "signing_failed":
+            continue
+        state = await webhooks.note_failure(session, receiver, now, attempt.is_unavailable)
+        pause_s = probe_delay_s(state.failure_count)
+        state.probe_at = now + timedelta(seconds=pause_s) if pause_s is not None else None
+        if now - state.failing_since >= timedelta(seconds=limits.WEBHOOK_GIVE_UP_S):
+            verdicts[receiver] = "failing"
+        await session.flush()
+    return verdicts
+
+
+def _apply(row: WebhookDelivery, attempt: Attempt, verdict: DisabledReason | None, now: datetime) -> None:
+    """What an attempt makes of its delivery; with a `verdict` it was the last one."""
+    row.attempt_count += 1
+    if row.status == "delivered" or (row.status == "dead" and attempt.error is not None):
+        return  # a second sender, after this one's lease had ended, was quicker; or the endpoint was disabled
+    if attempt.error is None:
+        row.status, row.dead_reason, row.failure_count = "delivered", None, 0
+        row.delivered_at, row.next_attempt_at, row.manual = now, None, False
+        return
+    row.manual = False
+    row.failure_count += 1
+    delay_s = None if verdict else retry_delay_s(row.failure_count, attempt.retry_after_s)
+    if delay_s is None:
+        row.status, row.dead_reason, row.next_attempt_at = "dead", verdict or "attempts_used_up", None
+    else:
+        row.next_attempt_at = now + timedelta(seconds=delay_s)
+
+
+def _attempt_row(row: WebhookDelivery, delivery: DueDelivery, attempt: Attempt) -> WebhookAttempt:
+    return WebhookAttempt(
+        delivery_id=row.id,
+        at=attempt.at,
+        duration_ms=attempt.duration_ms,
+        status_code=attempt.status_code,
+        error=attempt.error,
+        error_detail=attempt.error_detail,
+        response_body=attempt.response_body,
+        next_attempt_at=row.next_attempt_at,
+        manual=delivery.manual,
+    )

@@ -55,7 +55,8 @@ async def run_workers(
     sweeper = await load_sweeper(context) if "sweeper" in roles else None
     wake_ups = WakeUps(queue.connect(redis_url))
     client = guarded_client(context.guard)
-    ctx = {"listener": Listener(context, wake_ups), "sender": Sender(context, client), "sweeper": sweeper}
+    sender = Sender(context, client)
+    ctx = {"listener": Listener(context, wake_ups), "sender": sender, "sweeper": sweeper}
     running: list[Coroutine[Any, Any, None]] = [
         _supervise(role, ctx, redis_url, stop) for role in TASKS if role in roles
     ]
@@ -67,7 +68,7 @@ async def run_workers(
             running.append(_tick(partial(wake_ups.reconcile, chain.name), limits.RECONCILE_EVERY_S, stop))
             background.append(asyncio.create_task(follow_heads(chain, wake_ups.listener)))
     if "webhook" in roles:
-        running.append(_tick(partial(wake_ups.webhooks, periodic=True), limits.WEBHOOK_TICK_S, stop))
+        running.append(sender.run(stop))
         running.append(_tick(wake_ups.housekeeping, limits.HOUSEKEEPING_EVERY_S, stop))
     if sweeper is not None:
         running += [

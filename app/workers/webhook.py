@@ -1,40 +1,114 @@
-"""The webhook's task: sends what is due."""
+"""The webhook's sender and its tasks."""
 
-import time
-from dataclasses import dataclass
+import asyncio
+import contextlib
 from typing import Any
 
 import httpx
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from app.core import limits
 from app.core.logger import get_logger
 from app.services.context import Context
 from app.services.idempotency import forget_old
-from app.services.webhook import send_due
+from app.services.webhook import DueDelivery, Outcome, claim, record, send
 
 log = get_logger(__name__)
 
 
-@dataclass
 class Sender:
-    """What the tasks of one process share."""
+    """Sends what is due, from one loop for the whole process.
 
-    context: Context
-    client: httpx.AsyncClient
+    Each request is a task of its own, so that one that waits for its receiver holds up neither the next claim nor an
+    ARQ job; at most `WEBHOOK_CONNECTIONS` are under way. The loop alone writes: what ended since its last turn, in one
+    transaction. Redis only wakes it: it looks by itself every `WEBHOOK_TICK_S` for retries that have become due and
+    for what a lost wake-up or a dead sender left.
+    """
+
+    def __init__(self, context: Context, client: httpx.AsyncClient) -> None:
+        self.context = context
+        self._client = client
+        self._woken = asyncio.Event()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._ended: list[Outcome] = []
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send until `stop` is set; what is under way may end within `WORKER_STOP_S`, then gives its leases back."""
+        stopping = asyncio.create_task(stop.wait())
+        stopping.add_done_callback(lambda _: self.wake())
+        try:
+            while not stop.is_set():
+                self._woken.clear()
+                if not await self._turn():
+                    await self._rest()
+            if self._under_way:
+                await asyncio.wait(self._under_way, timeout=limits.WORKER_STOP_S)
+        finally:
+            stopping.cancel()
+            for task in self._under_way:
+                task.cancel()
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+            await self._write()
+
+    async def _turn(self) -> int:
+        """Record what has ended, then claim and begin what is due and there is room for; returns how many."""
+        if not await self._write():
+            return 0
+        room = limits.WEBHOOK_CONNECTIONS - len(self._under_way)
+        if room == 0:
+            return 0
+        try:
+            claimed = await claim(self.context, room)
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            log.error("claiming webhooks failed", reason=f"{type(error).__name__}: {error}")
+            return 0
+        for delivery in claimed:
+            task = asyncio.create_task(self._send(delivery))
+            self._under_way.add(task)
+            task.add_done_callback(self._done)
+        return len(claimed)
+
+    async def _write(self) -> bool:
+        """Record what has ended. While the database is away it is kept, nothing more is claimed, and False is told."""
+        ended = list(self._ended)
+        if not ended:
+            return True
+        try:
+            await record(self.context, ended)
+        except (DataError, IntegrityError, ProgrammingError) as error:  # would fail again; the leases end by themselves
+            log.error("recording webhooks failed", deliveries=[each.delivery.id for each in ended], exc_info=error)
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            log.error("recording webhooks failed", reason=f"{type(error).__name__}: {error}")
+            return False
+        del self._ended[: len(ended)]
+        return True
+
+    async def _send(self, delivery: DueDelivery) -> None:
+        try:
+            self._ended.append(Outcome(delivery, await send(self.context, self._client, delivery)))
+        except asyncio.CancelledError:
+            self._ended.append(Outcome(delivery, None))
+            raise
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("sending a webhook failed", exc_info=error)
+        self.wake()  # its receiver has room for the next one
+
+    async def _rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), limits.WEBHOOK_TICK_S)
 
 
 async def send_webhook_task(ctx: dict[str, Any]) -> None:
-    """Send until nothing is due, claiming nothing new after `WEBHOOK_BUDGET_S`."""
+    """Something may be due."""
     sender: Sender = ctx["sender"]
-    deadline = time.monotonic() + limits.WEBHOOK_BUDGET_S
-    with structlog.contextvars.bound_contextvars(task="send_webhook_task"):
-        try:
-            while time.monotonic() < deadline and await send_due(sender.context, sender.client):
-                pass
-        except (SQLAlchemyError, OSError) as error:
-            log.error("sending failed", reason=f"{type(error).__name__}: {error}")
+    sender.wake()
 
 
 async def housekeeping(ctx: dict[str, Any]) -> None:

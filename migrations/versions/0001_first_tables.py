@@ -59,6 +59,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=40), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("webhook_secret", sa.LargeBinary(), nullable=False),
+        sa.Column("old_webhook_secrets", sa.JSON(), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_merchants")),
     )
@@ -103,6 +104,14 @@ def upgrade() -> None:
         sa.Column("symbol", sa.String(length=40), nullable=False),
         sa.Column("decimals", sa.SmallInteger(), nullable=False),
         sa.PrimaryKeyConstraint("chain_id", "address", name=op.f("pk_tokens")),
+    )
+    op.create_table(
+        "webhook_receivers",
+        sa.Column("receiver", sa.Text(), nullable=False),
+        sa.Column("failure_count", sa.BigInteger(), nullable=False),
+        sa.Column("failing_since", TIME, nullable=False),
+        sa.Column("probe_at", TIME, nullable=True),
+        sa.PrimaryKeyConstraint("receiver", name=op.f("pk_webhook_receivers")),
     )
     op.create_table(
         "api_keys",
@@ -195,7 +204,10 @@ def upgrade() -> None:
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("event_types", sa.JSON(), nullable=True),
         sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("old_secrets", sa.JSON(), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
+        sa.Column("disabled_at", TIME, nullable=True),
+        sa.Column("disabled_reason", sa.String(length=20), nullable=True),
         sa.Column("deleted_at", TIME, nullable=True),
         sa.ForeignKeyConstraint(
             ["merchant_id"], ["merchants.id"], name=op.f("fk_webhook_endpoints_merchant_id_merchants")
@@ -207,7 +219,7 @@ def upgrade() -> None:
         "events",
         sa.Column("id", sa.String(length=40), nullable=False),
         sa.Column("merchant_id", sa.String(length=40), nullable=False),
-        sa.Column("payment_id", sa.String(length=40), nullable=False),
+        sa.Column("payment_id", sa.String(length=40), nullable=True),
         sa.Column("type", sa.String(length=40), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("cause", sa.JSON(), nullable=False),
@@ -358,8 +370,12 @@ def upgrade() -> None:
         sa.Column("event_version", sa.BigInteger(), nullable=False),
         sa.Column("endpoint_id", sa.String(length=40), nullable=True),
         sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("receiver", sa.Text(), nullable=False),
         sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("dead_reason", sa.String(length=20), nullable=True),
         sa.Column("attempt_count", sa.BigInteger(), nullable=False),
+        sa.Column("failure_count", sa.BigInteger(), nullable=False),
+        sa.Column("manual", sa.Boolean(), nullable=False),
         sa.Column("next_attempt_at", TIME, nullable=True),
         sa.Column("leased_until", TIME, nullable=True),
         sa.Column("delivered_at", TIME, nullable=True),
@@ -378,8 +394,12 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_webhook_deliveries_endpoint_id"), "webhook_deliveries", ["endpoint_id"], unique=False)
     op.create_index(op.f("ix_webhook_deliveries_event_id"), "webhook_deliveries", ["event_id"], unique=False)
+    op.create_index(op.f("ix_webhook_deliveries_leased_until"), "webhook_deliveries", ["leased_until"], unique=False)
     op.create_index("ix_webhook_deliveries_merchant_id_id", "webhook_deliveries", ["merchant_id", "id"], unique=False)
-    op.create_index("ix_webhook_deliveries_payment_id", "webhook_deliveries", ["payment_id"], unique=False)
+    op.create_index(
+        "ix_webhook_deliveries_payment_id_status", "webhook_deliveries", ["payment_id", "status"], unique=False
+    )
+    op.create_index("ix_webhook_deliveries_receiver_status", "webhook_deliveries", ["receiver", "status"], unique=False)
     op.create_index(
         "ix_webhook_deliveries_status_next_attempt_at",
         "webhook_deliveries",
@@ -393,7 +413,10 @@ def upgrade() -> None:
         sa.Column("at", TIME, nullable=False),
         sa.Column("duration_ms", sa.BigInteger(), nullable=False),
         sa.Column("status_code", sa.BigInteger(), nullable=True),
-        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("error", sa.String(length=40), nullable=True),
+        sa.Column("error_detail", sa.Text(), nullable=True),
+        sa.Column("response_body", sa.Text(), nullable=True),
+        sa.Column("next_attempt_at", TIME, nullable=True),
         sa.Column("manual", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["delivery_id"], ["webhook_deliveries.id"], name=op.f("fk_webhook_attempts_delivery_id_webhook_deliveries")
@@ -416,6 +439,7 @@ def downgrade() -> None:
     op.drop_table("payments")
     op.drop_table("idempotency_keys")
     op.drop_table("api_keys")
+    op.drop_table("webhook_receivers")
     op.drop_table("tokens")
     op.drop_table("sweeps")
     op.drop_table("nonce_lanes")

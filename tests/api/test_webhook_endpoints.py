@@ -1,20 +1,28 @@
 """Goal: a merchant adds, changes and removes receivers, learns each secret once, and reads what was sent to them."""
 
 import asyncio
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
+from sqlalchemy import delete, update
 
 from app.core import limits
+from app.core.clock import utc_now
+from app.core.netguard import guarded_client
+from app.db.models import WebhookDelivery, WebhookReceiver
 from app.services.gateway import Gateway
 from tests.support.gateway import Devnet, add_merchant, client_of, create_payment, open_gateway, row_counts
+from tests.support.outbox import send_all
 from tests.support.problems import read_problem
+from tests.support.receiver import Receiver, Reply
 
 PATH = "/v1/webhook_endpoints"
 URL = "http://127.0.0.1:9/hooks"
 DELIVERY_FIELDS = {
     *("id", "event_id", "event_type", "payment_id", "endpoint_id", "url", "status", "attempt_count"),
-    *("next_attempt_at", "delivered_at", "created_at", "attempts"),
+    *("next_attempt_at", "delivered_at", "created_at", "attempts", "dead_reason"),
 }
 
 
@@ -190,3 +198,216 @@ async def test_events_of_payments_made_at_once_all_get_their_deliveries(client: 
     await add_endpoint(client)
     await asyncio.gather(*(create_payment(client) for _ in range(20)))
     assert len(await deliveries(client, limit="100")) == 20
+
+
+# --- tests and replays
+
+
+async def send(gateway: Gateway) -> int:
+    async with guarded_client(gateway.context.guard) as http:
+        return await send_all(gateway.context, http)
+
+
+async def dead(
+    gateway: Gateway, client: httpx.AsyncClient, receiver: Receiver, count: int, **payment: Any
+) -> list[str]:
+    """So many deliveries that were tried once and have died; their ids, oldest first."""
+    before = {each["id"] for each in await deliveries(client, limit="100")}
+    receiver.answer(*[500] * count)
+    for _ in range(count):
+        await create_payment(client, **payment)
+    await send(gateway)
+    made = sorted({each["id"] for each in await deliveries(client, limit="100")} - before)
+    async with gateway.context.db.write() as session:
+        await session.execute(
+            update(WebhookDelivery)
+            .where(WebhookDelivery.id.in_(made))
+            .values(status="dead", dead_reason="attempts_used_up", next_attempt_at=None)
+        )
+        await session.execute(delete(WebhookReceiver))
+    receiver.requests.clear()
+    return made
+
+
+async def test_a_test_event_is_sent_at_once_and_its_answer_told(
+    client: httpx.AsyncClient, gateway: Gateway, receiver: Receiver
+) -> None:
+    created = await add_endpoint(client, url=receiver.url, event_types=["payment.settled"])
+    receiver.secret = created.pop("secret")
+    receiver.answer(Reply(200, body=b"hello"), Reply(500, body=b"broken"))
+    before = await row_counts(gateway.context.db)
+    path = f"{PATH}/{created['id']}/test"
+    good = (await client.post(path)).json()
+    [request] = receiver.requests
+    assert request.verified, request.problem
+    assert request.payload == {
+        "type": "webhook_endpoint.test",
+        "timestamp": request.payload["timestamp"],
+        "data": created,
+    }
+    assert good["webhook_id"] == request.webhook_id
+    assert (good["type"], good["delivered"], good["status_code"]) == ("webhook_endpoint.test", True, 200)
+    assert (good["error"], good["response_body"]) == (None, "hello")
+    bad = (await client.post(path)).json()
+    assert (bad["delivered"], bad["status_code"], bad["error"]) == (False, 500, "http_500")
+    assert bad["response_body"] == "broken"
+    await receiver.stop()
+    away = (await client.post(path)).json()
+    assert (away["delivered"], away["status_code"], away["error"]) == (False, None, "connect_failed")
+    assert await row_counts(gateway.context.db) == before  # it is in no log, and not held against the endpoint
+
+
+async def test_a_disabled_endpoint_can_be_tested_before_it_is_enabled(
+    client: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    created = await add_endpoint(client, url=receiver.url)
+    path = f"{PATH}/{created['id']}"
+    assert (await client.patch(path, json={"enabled": False})).json()["status"] == "disabled"
+    assert (await client.post(f"{path}/test")).json()["delivered"] is True
+    assert (await client.get(path)).json()["status"] == "disabled"
+
+
+@pytest.mark.parametrize("status", ["delivered", "dead", "pending"])
+async def test_a_replay_is_a_manual_attempt_under_the_same_id(
+    client: httpx.AsyncClient, gateway: Gateway, receiver: Receiver, status: str
+) -> None:
+    await add_endpoint(client, url=receiver.url)
+    receiver.answer(200 if status == "delivered" else 500)
+    await create_payment(client)
+    await send(gateway)
+    if status == "dead":
+        async with gateway.context.db.write() as session:
+            await session.execute(update(WebhookDelivery).values(status="dead", next_attempt_at=None))
+    [before] = await deliveries(client, status=status)
+    response = await client.post(f"/v1/webhook_deliveries/{before['id']}/replay")
+    assert response.status_code == 200, response.text
+    answered = response.json()
+    assert (answered["id"], answered["status"], answered["attempt_count"]) == (before["id"], "pending", 1)
+    assert answered["next_attempt_at"]
+    assert await send(gateway) == 1
+    [after] = await deliveries(client)
+    assert (after["status"], after["attempt_count"]) == ("delivered", 2)
+    assert [attempt["manual"] for attempt in after["attempts"]] == [False, True]
+    assert [request.webhook_id for request in receiver.requests] == [before["event_id"]] * 2
+    assert receiver.requests[0].body == receiver.requests[1].body
+    assert await send(gateway) == 0
+
+
+async def test_a_replay_that_fails_begins_the_schedule_anew(
+    client: httpx.AsyncClient, gateway: Gateway, receiver: Receiver
+) -> None:
+    await add_endpoint(client, url=receiver.url)
+    [delivery] = await dead(gateway, client, receiver, 1)
+    receiver.answer(then=500)
+    await client.post(f"/v1/webhook_deliveries/{delivery}/replay")
+    assert await send(gateway) == 1
+    [shown] = await deliveries(client)
+    assert (shown["status"], shown["dead_reason"]) == ("pending", None)
+    first, second = shown["attempts"]
+    assert (first["manual"], second["manual"]) == (False, True)
+    pause = datetime.fromisoformat(second["next_attempt_at"]) - datetime.fromisoformat(second["at"])
+    assert 3 < pause.total_seconds() < 10  # the first of the schedule
+    async with gateway.context.db.write() as session:
+        await session.execute(update(WebhookDelivery).values(next_attempt_at=utc_now()))
+    assert await send(gateway) == 1
+    [shown] = await deliveries(client)
+    assert [attempt["manual"] for attempt in shown["attempts"]] == [False, True, False]
+
+
+async def test_what_cannot_be_replayed_is_a_clear_conflict(
+    client: httpx.AsyncClient, gateway: Gateway, receiver: Receiver
+) -> None:
+    endpoint = await add_endpoint(client, url=receiver.url)
+    [delivery] = await dead(gateway, client, receiver, 1)
+    path, replay = f"{PATH}/{endpoint['id']}", f"/v1/webhook_deliveries/{delivery}/replay"
+    bulk = {"since": "2020-01-01T00:00:00Z", "endpoint_id": endpoint["id"]}
+    await client.patch(path, json={"enabled": False})
+    read_problem(await client.post(replay), 409, "conflict")
+    read_problem(await client.post("/v1/webhook_deliveries/replay", json=bulk), 409, "conflict")
+    await client.patch(path, json={"enabled": True})
+    async with gateway.context.db.write() as session:
+        await session.execute(
+            update(WebhookDelivery).values(status="pending", leased_until=utc_now() + timedelta(seconds=20))
+        )
+    read_problem(await client.post(replay), 409, "conflict")  # it is being sent
+    await client.delete(path)
+    read_problem(await client.post(replay), 409, "conflict")
+    read_problem(await client.post("/v1/webhook_deliveries/replay", json=bulk), 404, "not_found")
+    assert (await client.post("/v1/webhook_deliveries/replay", json={"since": bulk["since"]})).json() == {"replayed": 0}
+    assert await send(gateway) == 0
+    assert receiver.requests == []
+
+
+async def test_all_dead_ones_since_a_time_are_replayed_oldest_first_with_a_bound(
+    client: httpx.AsyncClient, gateway: Gateway, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_REPLAY_ROWS", 3)
+    endpoint = await add_endpoint(client, url=receiver.url)
+    early = await dead(gateway, client, receiver, 2)
+    since = utc_now().isoformat()
+    late = await dead(gateway, client, receiver, 4)
+    own = await dead(gateway, client, receiver, 1, webhook_url=receiver.url_for("/own"))
+    assert len(own) == 2  # the endpoint's and the payment's own
+    path = "/v1/webhook_deliveries/replay"
+    only = {"since": since, "endpoint_id": endpoint["id"]}
+
+    first = await client.post(path, json=only, headers={"Idempotency-Key": "replay-1"})
+    assert (first.status_code, first.json()) == (200, {"replayed": 3})
+    again = await client.post(path, json=only, headers={"Idempotency-Key": "replay-1"})
+    assert (again.json(), again.headers["idempotent-replayed"]) == ({"replayed": 3}, "true")
+    assert {each["id"] for each in await deliveries(client, status="pending")} == set(late[:3])
+    assert (await client.post(path, json=only)).json() == {"replayed": 2}
+    assert (await client.post(path, json=only)).json() == {"replayed": 0}
+    assert (await client.post(path, json={"since": since})).json() == {"replayed": 1}  # the payment's own
+    assert await send(gateway) == 6
+    assert {each["id"] for each in await deliveries(client, status="dead")} == set(early)
+    manual = [each["attempts"][-1]["manual"] for each in await deliveries(client, status="delivered")]
+    assert manual == [True] * 6
+    naive = "2020-01-01T00:00:00"  # is UTC
+    assert (await client.post(path, json={"since": naive})).json() == {"replayed": 2}
+
+
+async def test_a_replay_goes_to_the_endpoints_url_of_today(
+    client: httpx.AsyncClient, gateway: Gateway, receiver: Receiver
+) -> None:
+    endpoint = await add_endpoint(client, url=receiver.url_for("/old"))
+    [delivery] = await dead(gateway, client, receiver, 1)
+    await client.patch(f"{PATH}/{endpoint['id']}", json={"url": receiver.url_for("/new")})
+    await client.post(f"/v1/webhook_deliveries/{delivery}/replay")
+    await send(gateway)
+    assert [request.path for request in receiver.requests] == ["/new"]
+
+
+async def test_another_merchants_endpoints_cannot_be_rotated_tested_or_replayed(
+    client: httpx.AsyncClient, gateway: Gateway, receiver: Receiver
+) -> None:
+    endpoint = await add_endpoint(client, url=receiver.url)
+    [delivery] = await dead(gateway, client, receiver, 1)
+    await add_merchant(gateway, "pwk_of_another")
+    bulk = {"since": "2020-01-01T00:00:00Z"}
+    async with client_of(gateway, "pwk_of_another") as another:
+        for path in (
+            f"{PATH}/{endpoint['id']}/rotate_secret",
+            f"{PATH}/{endpoint['id']}/test",
+            f"/v1/webhook_deliveries/{delivery}/replay",
+            f"/v1/webhook_deliveries/{delivery.lower()}/replay",
+        ):
+            read_problem(await another.post(path), 404, "not_found")
+        named = bulk | {"endpoint_id": endpoint["id"]}
+        read_problem(await another.post("/v1/webhook_deliveries/replay", json=named), 404, "not_found")
+        assert (await another.post("/v1/webhook_deliveries/replay", json=bulk)).json() == {"replayed": 0}
+    assert receiver.requests == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"since": "yesterday"},
+        {"since": None},
+        {"since": "0001-01-01T00:00:00+14:00"},
+        {"since": "2020-01-01", "all": 1},
+    ],
+)
+async def test_a_bulk_replay_needs_a_time(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    read_problem(await client.post("/v1/webhook_deliveries/replay", json=body), 422, "validation_error")

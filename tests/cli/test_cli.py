@@ -5,9 +5,12 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
+from standardwebhooks import Webhook
 
 from app.blockchain.wallet import account_xpub
 from app.core.config import Settings
@@ -145,6 +148,79 @@ async def test_the_first_merchants_secret_verifies_what_comes_to_a_payments_own_
         payment = {"chain": "devnet", "token": "ETH", "amount": "1", "webhook_url": receiver.url}
         await gateway.post("/v1/payments", payment)
         assert (await receiver.wait_for_type("payment.created")).verified
+
+
+# --- a receiver for trying things out
+
+
+async def test_listen_verifies_what_comes_and_prints_it(tmp_path: Path, anvil: Anvil) -> None:
+    token = await anvil.deploy("TestToken", "USD Coin", "USDC", 6)
+    async with Gateway(tmp_path, free_port(), anvil.url, token) as gateway:
+        process = await listening(tmp_path)  # the secret is the installation's own
+        assert process.stdout is not None
+        try:
+            url = (await process.stdout.readline()).decode().removeprefix("Listening on ").strip()
+            async with httpx.AsyncClient() as stranger:
+                forged = {"webhook-id": "evt_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
+                assert (await stranger.post(url, content=b"{}", headers=forged)).status_code == 401
+                assert (await stranger.post(url, content=b"{}")).status_code == 401
+                assert (await stranger.get(url)).status_code == 501
+            payment = {"chain": "devnet", "token": "ETH", "amount": "1", "webhook_url": url, "order_id": "A-1"}
+            made = await gateway.post("/v1/payments", payment)
+            printed = ""
+            async with asyncio.timeout(30):
+                while f'"id": "{made["id"]}"' not in printed:
+                    printed += (await process.stdout.readline()).decode()
+                while not (await gateway.get("/v1/webhook_deliveries?status=delivered"))["data"]:
+                    await asyncio.sleep(0.05)
+        finally:
+            process.terminate()
+            await process.communicate()
+    assert printed.count("refused ") == 2
+    assert f"payment.created  {made['id']}  status pending  version 1  order_id A-1" in printed
+    assert printed.count("verified  evt_") == 1
+
+
+async def listening(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PAYWATCH_")}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app.cli", "webhooks", "listen", "--port", "0", *arguments),
+        cwd=folder,
+        env=inherited | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+
+
+async def test_listen_takes_an_endpoints_secret_and_needs_no_installation(tmp_path: Path) -> None:
+    secret = "whsec_" + "QUFB" * 8
+    process = await listening(tmp_path, "--secret", secret)
+    assert process.stdout is not None
+    try:
+        url = (await process.stdout.readline()).decode().removeprefix("Listening on ").strip()
+        now, body = datetime.now(UTC), '{"type": "webhook_endpoint.test", "data": {"id": "whe_1"}}'
+        headers = {
+            "webhook-id": "tst_1",
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Webhook(secret).sign("tst_1", now, body),
+        }
+        async with httpx.AsyncClient() as sender:
+            assert (await sender.post(url, content=body, headers=headers)).status_code == 204
+            assert (await sender.post(url, content=body + " ", headers=headers)).status_code == 401
+        assert (await process.stdout.readline()).decode() == "verified  tst_1  webhook_endpoint.test  whe_1\n"
+    finally:
+        process.terminate()
+        await process.communicate()
+    assert names_in(tmp_path) == []
+
+
+async def test_listen_says_what_is_wrong_with_its_secret_or_its_port(tmp_path: Path) -> None:
+    answer = await paywatch(tmp_path, "webhooks", "listen", "--port", "0", "--secret", "whsec_é")
+    assert (answer.code, "the secret must be whsec_" in answer.error) == (1, True)
+    async with Receiver() as taken:
+        port = taken.url.rpartition(":")[2].partition("/")[0]
+        answer = await paywatch(tmp_path, "webhooks", "listen", "--port", port, "--secret", "whsec_" + "QUFB" * 8)
+    assert (answer.code, "cannot listen there" in answer.error) == (1, True)
 
 
 # --- what it refuses

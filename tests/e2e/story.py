@@ -95,7 +95,7 @@ class Storefront:
     async def _order(self, number: int) -> dict[str, Any]:
         """A new order's payment. A request that was not answered is made again under its idempotency key."""
         token = "ETH" if number % 2 else "USDC"
-        # Half of the receivers are one, whose turn comes again when a killed sender's lease has ended.
+        # All are one receiver, being one host; its turn comes again when a killed sender's leases have ended.
         path = "/shared" if number % 4 > 1 else f"/own/{number}"
 
         async def ask() -> dict[str, Any]:

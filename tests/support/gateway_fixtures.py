@@ -7,6 +7,8 @@ import httpx
 import pytest
 import structlog
 
+from app.core.netguard import guarded_client
+from app.services.context import Context, open_context
 from app.services.gateway import Gateway
 from tests.support.gateway import Devnet, client_of, open_gateway, row_counts, running_devnet
 from tests.support.postgres import Postgres
@@ -47,6 +49,22 @@ async def client(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     """The first merchant's client of `gateway`."""
     async with client_of(gateway) as http:
         yield http
+
+
+@pytest.fixture
+async def sender(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    """The HTTP client of a webhook worker."""
+    async with guarded_client(gateway.context.guard) as http:
+        yield http
+
+
+@pytest.fixture
+async def other(gateway: Gateway) -> AsyncIterator[tuple[Context, httpx.AsyncClient]]:
+    """A second webhook worker on the same database."""
+    context = open_context(gateway.context.settings, gateway.context.chains)
+    async with guarded_client(context.guard) as http:
+        yield context, http
+    await context.close()
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])

@@ -1,6 +1,5 @@
 """`/v1/payments`"""
 
-import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -9,13 +8,13 @@ from fastapi.responses import JSONResponse
 
 from app.api.deps import CallerDep, Cursor, GatewayDep, IdempotencyHeader, Limit, Text, after_id, page, path_id
 from app.api.errors import problem_responses
+from app.api.idempotent import claim_of, replayed
 from app.api.schemas import Page, PaymentCreate
 from app.core import limits
 from app.core.errors import FieldError, InvalidRequest
 from app.core.evm import to_bytes20
 from app.services import idempotency, payments
 from app.services.decide import Status
-from app.services.idempotency import Claim, StoredAnswer
 from app.services.ledger import Cause
 from app.services.merchants import Caller
 from app.services.payments import NewPayment, PaymentFilter
@@ -33,12 +32,12 @@ async def create_payment(
     idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Create a payment and get its fresh deposit address."""
-    claim = _claim(request, caller, body, idempotency_key)
+    claim = claim_of(request, caller, body, idempotency_key)
     if claim is not None:  # a retry gets its answer although the chain or the webhook's name is away by now
         async with gateway.context.db.read() as session:
             answer = await idempotency.find(session, claim)
         if answer is not None:
-            return _replay(answer)
+            return replayed(answer)
     wanted = NewPayment(expires_in_s=body.expires_in, **body.model_dump(exclude={"expires_in"}))
     payments.quote(gateway.context, wanted)  # what is wrong with the request is told before anything is looked up
     if body.webhook_url is not None:
@@ -47,7 +46,7 @@ async def create_payment(
         if claim is not None:
             answer = await idempotency.claim(session, claim)
             if answer is not None:
-                return _replay(answer)
+                return replayed(answer)
         view = await payments.create(
             gateway.context, session, gateway.deriver, caller.merchant_id, wanted, _cause(caller)
         )
@@ -105,17 +104,6 @@ async def cancel_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str
         view = await payments.cancel(gateway.context, session, caller.merchant_id, path_id(payment_id), _cause(caller))
     await gateway.wake_ups.webhooks()
     return view
-
-
-def _claim(request: Request, caller: Caller, body: PaymentCreate, key: str | None) -> Claim | None:
-    if key is None:
-        return None
-    digest = hashlib.sha256(body.model_dump_json().encode()).digest()
-    return Claim(caller.merchant_id, request.method, request.url.path, key, digest)
-
-
-def _replay(answer: StoredAnswer) -> Response:
-    return JSONResponse(answer.body, status_code=answer.status, headers={"Idempotent-Replayed": "true"})
 
 
 def _cause(caller: Caller) -> Cause:

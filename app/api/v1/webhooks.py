@@ -2,14 +2,18 @@
 
 from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, known_id, page, path_id
+from app.api.deps import CallerDep, Cursor, GatewayDep, IdempotencyHeader, Limit, after_id, known_id, page, path_id
 from app.api.errors import problem_responses
-from app.api.schemas import EndpointCreate, EndpointUpdate, Page
+from app.api.idempotent import answer_once, claim_of
+from app.api.schemas import EndpointCreate, EndpointUpdate, Page, ReplayDead
 from app.core import limits
-from app.services import endpoints
-from app.services.endpoints import DeliveryView, EndpointView, NewEndpointView
+from app.core.netguard import guarded_client
+from app.services import deliveries, endpoints
+from app.services.deliveries import DeliveryView, Replayed
+from app.services.endpoints import EndpointTestView, EndpointView, NewEndpointView
 
 router = APIRouter(tags=["webhooks"], responses=problem_responses(401, 422, 503))
 
@@ -17,11 +21,20 @@ router = APIRouter(tags=["webhooks"], responses=problem_responses(401, 422, 503)
 @router.post(
     "/v1/webhook_endpoints", status_code=201, response_model=NewEndpointView, responses=problem_responses(400, 409, 413)
 )
-async def create_endpoint(gateway: GatewayDep, caller: CallerDep, body: EndpointCreate) -> NewEndpointView:
+async def create_endpoint(
+    request: Request,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    body: EndpointCreate,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
     """Add a receiver. Its signing secret is in this answer and in no other."""
     await gateway.context.guard.check_url(body.url)
-    async with gateway.context.db.write() as session:
+
+    async def create(session: AsyncSession) -> NewEndpointView:
         return await endpoints.create_endpoint(gateway.context, session, caller.merchant_id, body.url, body.event_types)
+
+    return await answer_once(gateway, claim_of(request, caller, body, idempotency_key), 201, create, sealed=True)
 
 
 @router.get("/v1/webhook_endpoints", response_model=Page[EndpointView])
@@ -46,22 +59,54 @@ async def get_endpoint(gateway: GatewayDep, caller: CallerDep, endpoint_id: str)
 async def update_endpoint(
     gateway: GatewayDep, caller: CallerDep, endpoint_id: str, body: EndpointUpdate
 ) -> EndpointView:
-    """Change a receiver's URL or event types."""
+    """Change a receiver's URL or event types, disable it, or enable it again.
+
+    Disabling ends its pending deliveries: they are dead, and can be replayed once it is enabled.
+    """
     if body.url is not None:
         await gateway.context.guard.check_url(body.url)
-    all_types = "event_types" in body.model_fields_set and body.event_types is None
+    changes = body.model_dump(exclude_unset=True)
+    cause = {"kind": "api_key", "key_id": caller.key_id}
     async with gateway.context.db.write() as session:
-        return await endpoints.update_endpoint(
-            session, caller.merchant_id, path_id(endpoint_id), body.url, body.event_types, all_types
-        )
+        return await endpoints.update_endpoint(session, caller.merchant_id, path_id(endpoint_id), changes, cause)
 
 
 @router.delete("/v1/webhook_endpoints/{endpoint_id}", status_code=204, responses=problem_responses(404))
 async def delete_endpoint(gateway: GatewayDep, caller: CallerDep, endpoint_id: str) -> Response:
-    """Stop sending to a receiver. The log of its deliveries stays."""
+    """Stop sending to a receiver, also what is pending. The log of its deliveries stays."""
     async with gateway.context.db.write() as session:
         await endpoints.delete_endpoint(session, caller.merchant_id, path_id(endpoint_id))
     return Response(status_code=204)
+
+
+@router.post(
+    "/v1/webhook_endpoints/{endpoint_id}/rotate_secret",
+    response_model=NewEndpointView,
+    responses=problem_responses(404, 409),
+)
+async def rotate_secret(
+    request: Request,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    endpoint_id: str,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
+    """Give a receiver a new signing secret, shown in this answer only. The old one signs as well for 24 hours."""
+    wanted = path_id(endpoint_id)
+
+    async def rotate(session: AsyncSession) -> NewEndpointView:
+        return await endpoints.rotate_secret(gateway.context, session, caller.merchant_id, wanted)
+
+    return await answer_once(gateway, claim_of(request, caller, None, idempotency_key), 200, rotate, sealed=True)
+
+
+@router.post(
+    "/v1/webhook_endpoints/{endpoint_id}/test", response_model=EndpointTestView, responses=problem_responses(404)
+)
+async def test_endpoint(gateway: GatewayDep, caller: CallerDep, endpoint_id: str) -> EndpointTestView:
+    """Send a signed `webhook_endpoint.test` to a receiver, and tell what it answered. It is tried once."""
+    async with guarded_client(gateway.context.guard) as client:
+        return await endpoints.send_test(gateway.context, client, caller.merchant_id, path_id(endpoint_id))
 
 
 @router.get("/v1/webhook_deliveries", response_model=Page[DeliveryView])
@@ -76,7 +121,7 @@ async def list_deliveries(
 ) -> dict[str, Any]:
     """The delivery log with every attempt, newest first."""
     async with gateway.context.db.read() as session:
-        views, next_cursor = await endpoints.list_deliveries(
+        views, next_cursor = await deliveries.list_deliveries(
             session,
             caller.merchant_id,
             status,
@@ -86,3 +131,43 @@ async def list_deliveries(
             limit,
         )
     return page(views, next_cursor)
+
+
+@router.post(
+    "/v1/webhook_deliveries/{delivery_id}/replay", response_model=DeliveryView, responses=problem_responses(404, 409)
+)
+async def replay_delivery(
+    request: Request,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    delivery_id: str,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
+    """Send a delivery again, under the same `webhook-id`, whether it is dead, delivered or waiting for its next try."""
+    wanted = path_id(delivery_id)
+
+    async def replay(session: AsyncSession) -> DeliveryView:
+        return await deliveries.replay(session, caller.merchant_id, wanted)
+
+    answer = await answer_once(gateway, claim_of(request, caller, None, idempotency_key), 200, replay)
+    await gateway.wake_ups.webhooks()
+    return answer
+
+
+@router.post("/v1/webhook_deliveries/replay", response_model=Replayed, responses=problem_responses(400, 404, 409, 413))
+async def replay_dead_deliveries(
+    request: Request,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    body: ReplayDead,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
+    """Send dead deliveries again that were made since a time, oldest first, at most 1,000 in one call."""
+    endpoint_id = None if body.endpoint_id is None else path_id(body.endpoint_id)
+
+    async def replay(session: AsyncSession) -> Replayed:
+        return await deliveries.replay_dead(session, caller.merchant_id, body.since, endpoint_id)
+
+    answer = await answer_once(gateway, claim_of(request, caller, body, idempotency_key), 200, replay)
+    await gateway.wake_ups.webhooks()
+    return answer

@@ -2,7 +2,7 @@
 
 from app.db.base import Base
 from app.db.models.chain import BlockHeader, ChainState
-from app.db.models.event import Event, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from app.db.models.event import Event, WebhookAttempt, WebhookDelivery, WebhookEndpoint, WebhookReceiver
 from app.db.models.merchant import ApiKey, IdempotencyKey, Merchant
 from app.db.models.payment import DepositAddress, Payment, PaymentOption
 from app.db.models.sweep import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem
@@ -30,4 +30,5 @@ __all__ = [
     "WebhookAttempt",
     "WebhookDelivery",
     "WebhookEndpoint",
+    "WebhookReceiver",
 ]

@@ -16,6 +16,8 @@ class Merchant(Base):
     name: Mapped[str] = mapped_column(String(200))
     # Signs webhooks to a payment's own `webhook_url`. Encrypted under SECRET_KEY.
     webhook_secret: Mapped[bytes] = mapped_column(LargeBinary)
+    # Replaced and still signing, as in WebhookEndpoint.
+    old_webhook_secrets: Mapped[list[dict[str, str]]] = mapped_column(Json, default=list)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

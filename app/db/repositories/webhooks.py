@@ -1,39 +1,59 @@
 """Endpoints, and the outbox with its leases."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import case, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from app.core import limits
-from app.db.models import Event, Merchant, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from app.db.models import Event, Merchant, WebhookAttempt, WebhookDelivery, WebhookEndpoint, WebhookReceiver
+from app.db.repositories.chains import upsert
 
 
 @dataclass(frozen=True, slots=True)
 class DueDelivery:
-    """A claimed delivery with all that sending needs; no session is held while it is sent."""
+    """A claimed delivery with all that sending needs; no session is held while it is sent.
+
+    `secret` and `old_secrets` are encrypted; the old ones are `{"secret", "until"}`.
+    """
 
     id: str
+    receiver: str
+    endpoint_id: str | None
     url: str
-    attempt_count: int
     event_id: str
     event_type: str
     payment_id: str
     event_created_at: datetime
     data: dict[str, object]
     secret: bytes
+    old_secrets: Sequence[Mapping[str, str]]
+    manual: bool
+    leased_until: datetime
 
 
-async def get_endpoint(session: AsyncSession, merchant_id: str, endpoint_id: str) -> WebhookEndpoint | None:
+@dataclass(frozen=True, slots=True)
+class WebhookCounts:
+    """`due` are those of `pending` whose time has come, under way or waiting."""
+
+    endpoints_disabled: int
+    pending: int
+    due: int
+    dead: int
+
+
+async def get_endpoint(
+    session: AsyncSession, merchant_id: str, endpoint_id: str, for_update: bool = False
+) -> WebhookEndpoint | None:
     query = select(WebhookEndpoint).where(
         WebhookEndpoint.id == endpoint_id,
         WebhookEndpoint.merchant_id == merchant_id,
         WebhookEndpoint.deleted_at.is_(None),
     )
-    return await session.scalar(query)
+    return await session.scalar(query.with_for_update() if for_update else query)
 
 
 async def list_endpoints(
@@ -47,15 +67,35 @@ async def list_endpoints(
     return list(await session.scalars(query.order_by(WebhookEndpoint.id.desc()).limit(limit)))
 
 
-async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime) -> list[DueDelivery]:
-    """Lease due deliveries so that no other sender takes them, oldest first.
+async def hold_endpoints(session: AsyncSession, merchant_id: str) -> Sequence[WebhookEndpoint]:
+    """The merchant's endpoints under shared locks, for whoever makes deliveries pending.
 
-    A receiver never gets more than `WEBHOOK_ENDPOINT_CONCURRENCY` at once, so that a slow one keeps no others waiting.
-    A payment's events reach a receiver in order while it answers: a later one waits for the first attempt of an
+    One that is being disabled or deleted is waited for: its pending deliveries would be ended before these are there.
+    """
+    query = (
+        select(WebhookEndpoint)
+        .where(WebhookEndpoint.merchant_id == merchant_id, WebhookEndpoint.deleted_at.is_(None))
+        .order_by(WebhookEndpoint.id)
+        .with_for_update(read=True)
+    )
+    return list(await session.scalars(query))
+
+
+async def lock_endpoint(session: AsyncSession, endpoint_id: str) -> WebhookEndpoint:
+    query = select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id).with_for_update()
+    return (await session.scalars(query)).one()
+
+
+async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime, rows: int) -> list[DueDelivery]:
+    """Lease at most `rows` due deliveries so that no other sender takes them, every receiver's oldest first.
+
+    A receiver never gets more than `WEBHOOK_ENDPOINT_CONCURRENCY` at once, and one that keeps failing a single one
+    when its next probe is due (or a person asked for it), so that a slow or dead one keeps no others waiting. A
+    payment's events reach a receiver in order while it answers: a later one waits for the first attempt of an
     earlier one, and no longer.
     """
-    free = (WebhookDelivery.leased_until.is_(None)) | (WebhookDelivery.leased_until < now)
-    earlier, busy = aliased(WebhookDelivery), aliased(WebhookDelivery)
+    free = or_(WebhookDelivery.leased_until.is_(None), WebhookDelivery.leased_until < now)
+    earlier = aliased(WebhookDelivery)
     waits_for_earlier = exists().where(
         earlier.payment_id == WebhookDelivery.payment_id,
         earlier.endpoint_id.is_not_distinct_from(WebhookDelivery.endpoint_id),
@@ -64,29 +104,48 @@ async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime
         earlier.attempt_count == 0,
     )
     in_flight = (
-        select(func.count())
-        .where(busy.url == WebhookDelivery.url, busy.status == "pending", busy.leased_until >= now)
-        .scalar_subquery()
+        select(WebhookDelivery.receiver, func.count().label("number"))
+        .where(WebhookDelivery.leased_until >= now)
+        .group_by(WebhookDelivery.receiver)
+        .subquery()
     )
-    rank = func.row_number().over(partition_by=WebhookDelivery.url, order_by=WebhookDelivery.id) + in_flight
+    is_failing = WebhookReceiver.failure_count >= limits.WEBHOOK_BREAKER_FAILURES
+    rank = func.row_number().over(partition_by=WebhookDelivery.receiver, order_by=WebhookDelivery.id)
     due = (
-        select(WebhookDelivery.id, rank.label("rank"))
-        .where(WebhookDelivery.status == "pending", WebhookDelivery.next_attempt_at <= now, free, ~waits_for_earlier)
+        select(
+            WebhookDelivery.id,
+            (rank + func.coalesce(in_flight.c.number, 0)).label("rank"),
+            case((is_failing, 1), else_=limits.WEBHOOK_ENDPOINT_CONCURRENCY).label("share"),
+        )
+        .outerjoin(in_flight, in_flight.c.receiver == WebhookDelivery.receiver)
+        .outerjoin(WebhookReceiver, WebhookReceiver.receiver == WebhookDelivery.receiver)
+        .where(
+            WebhookDelivery.status == "pending",
+            WebhookDelivery.next_attempt_at <= now,
+            free,
+            or_(WebhookReceiver.probe_at.is_(None), WebhookReceiver.probe_at <= now, WebhookDelivery.manual),
+            ~waits_for_earlier,
+        )
         .subquery()
     )
     chosen = (
         select(WebhookDelivery.id)
-        .where(WebhookDelivery.id.in_(select(due.c.id).where(due.c.rank <= limits.WEBHOOK_ENDPOINT_CONCURRENCY)), free)
-        .order_by(WebhookDelivery.id)
-        .limit(limits.WEBHOOK_CLAIM_ROWS)
-        .with_for_update(skip_locked=True)
+        .join(due, due.c.id == WebhookDelivery.id)
+        .where(due.c.rank <= due.c.share, free, WebhookDelivery.status == "pending")
+        .order_by(due.c.rank, WebhookDelivery.id)
+        .limit(rows)
+        .with_for_update(of=WebhookDelivery, skip_locked=True)
     )
     ids = list(await session.scalars(chosen))
     if not ids:
         return []
     await session.execute(update(WebhookDelivery).where(WebhookDelivery.id.in_(ids)).values(leased_until=leased_until))
-    rows = await session.execute(
-        select(WebhookDelivery, Event, WebhookEndpoint.secret, Merchant.webhook_secret)
+    return await _load_due(session, ids, leased_until)
+
+
+async def _load_due(session: AsyncSession, ids: list[str], leased_until: datetime) -> list[DueDelivery]:
+    found = await session.execute(
+        select(WebhookDelivery, Event, WebhookEndpoint, Merchant)
         .join(Event, Event.id == WebhookDelivery.event_id)
         .join(Merchant, Merchant.id == WebhookDelivery.merchant_id)
         .outerjoin(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
@@ -95,23 +154,113 @@ async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime
     )
     return [
         DueDelivery(
-            id=delivery.id,
-            url=delivery.url,
-            attempt_count=delivery.attempt_count,
+            id=row.id,
+            receiver=row.receiver,
+            endpoint_id=row.endpoint_id,
+            url=row.url,
             event_id=event.id,
             event_type=event.type,
-            payment_id=event.payment_id,
+            payment_id=row.payment_id,
             event_created_at=event.created_at,
             data=event.data,
-            secret=endpoint_secret or merchant_secret,
+            secret=merchant.webhook_secret if row.endpoint_id is None else endpoint.secret,
+            old_secrets=merchant.old_webhook_secrets if row.endpoint_id is None else endpoint.old_secrets,
+            manual=row.manual,
+            leased_until=leased_until,
         )
-        for delivery, event, endpoint_secret, merchant_secret in rows
+        for row, event, endpoint, merchant in found
     ]
 
 
-async def lock_delivery(session: AsyncSession, delivery_id: str) -> WebhookDelivery:
-    query = select(WebhookDelivery).where(WebhookDelivery.id == delivery_id).with_for_update()
-    return (await session.scalars(query)).one()
+async def lock_deliveries(session: AsyncSession, ids: Collection[str]) -> dict[str, WebhookDelivery]:
+    """By id; locked in the order of their ids."""
+    query = select(WebhookDelivery).where(WebhookDelivery.id.in_(ids)).order_by(WebhookDelivery.id).with_for_update()
+    return {row.id: row for row in await session.scalars(query)}
+
+
+# --- how receivers are
+
+
+async def note_failure(session: AsyncSession, receiver: str, now: datetime, unavailable: bool) -> WebhookReceiver:
+    """Count a failed attempt; the row stays locked until the transaction ends. `unavailable` is what a breaker counts;
+    another failure is an answer, and ends such a row."""
+    insert = upsert(session, WebhookReceiver).values(
+        receiver=receiver, failure_count=int(unavailable), failing_since=now, probe_at=None
+    )
+    count = WebhookReceiver.failure_count + 1 if unavailable else 0
+    await session.execute(
+        insert.on_conflict_do_update(
+            index_elements=[WebhookReceiver.receiver], set_={"failure_count": count, "probe_at": None}
+        )
+    )
+    return await session.get_one(WebhookReceiver, receiver, populate_existing=True)
+
+
+async def forget_failures(session: AsyncSession, *receivers: str) -> None:
+    if receivers:
+        await session.execute(delete(WebhookReceiver).where(WebhookReceiver.receiver.in_(receivers)))
+
+
+async def end_pending(session: AsyncSession, receiver: str, reason: str) -> int:
+    """Make a receiver's pending deliveries dead; returns how many. One under way may still be recorded as delivered."""
+    ended = await session.execute(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.receiver == receiver, WebhookDelivery.status == "pending")
+        .values(status="dead", dead_reason=reason, next_attempt_at=None, manual=False)
+        .returning(WebhookDelivery.id)
+    )
+    return len(ended.all())
+
+
+async def move_pending(session: AsyncSession, receiver: str, url: str) -> None:
+    """Send a receiver's pending deliveries to another URL."""
+    await session.execute(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.receiver == receiver, WebhookDelivery.status == "pending")
+        .values(url=url)
+    )
+
+
+# --- the log
+
+
+async def lock_own_delivery(
+    session: AsyncSession, merchant_id: str, delivery_id: str
+) -> tuple[WebhookDelivery, str] | None:
+    """A delivery of the merchant's, locked, with its event's type."""
+    query = (
+        select(WebhookDelivery, Event.type)
+        .join(Event, Event.id == WebhookDelivery.event_id)
+        .where(WebhookDelivery.id == delivery_id, WebhookDelivery.merchant_id == merchant_id)
+        .with_for_update(of=WebhookDelivery)
+    )
+    row = (await session.execute(query)).first()
+    return None if row is None else (row[0], row[1])
+
+
+async def lock_dead(
+    session: AsyncSession,
+    merchant_id: str,
+    since: datetime,
+    endpoint_ids: Collection[str],
+    own_urls: bool,
+    rows: int,
+) -> list[WebhookDelivery]:
+    """Dead deliveries made since then to these endpoints, and to payments' own URLs if asked for; oldest first."""
+    receives = WebhookDelivery.endpoint_id.in_(endpoint_ids)
+    query = (
+        select(WebhookDelivery)
+        .where(
+            WebhookDelivery.merchant_id == merchant_id,
+            WebhookDelivery.status == "dead",
+            WebhookDelivery.created_at >= since,
+            or_(receives, WebhookDelivery.endpoint_id.is_(None)) if own_urls else receives,
+        )
+        .order_by(WebhookDelivery.id)
+        .limit(rows)
+        .with_for_update(skip_locked=True)
+    )
+    return list(await session.scalars(query))
 
 
 async def list_deliveries(
@@ -153,3 +302,15 @@ async def list_attempts(session: AsyncSession, delivery_ids: list[str]) -> dict[
 async def count_due(session: AsyncSession, now: datetime) -> int:
     query = select(func.count()).where(WebhookDelivery.status == "pending", WebhookDelivery.next_attempt_at <= now)
     return int(await session.scalar(query) or 0)
+
+
+async def counts(session: AsyncSession, now: datetime) -> WebhookCounts:
+    """What a gauge shows, of all merchants."""
+    disabled = select(func.count()).where(
+        WebhookEndpoint.disabled_at.is_not(None), WebhookEndpoint.deleted_at.is_(None)
+    )
+    pending = select(func.count()).where(WebhookDelivery.status == "pending")
+    dead = select(func.count()).where(WebhookDelivery.status == "dead")
+    row = await session.execute(select(disabled.scalar_subquery(), pending.scalar_subquery(), dead.scalar_subquery()))
+    endpoints_disabled, pending_count, dead_count = row.one()
+    return WebhookCounts(endpoints_disabled, pending_count, await count_due(session, now), dead_count)

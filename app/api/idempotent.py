@@ -1,0 +1,49 @@
+"""`Idempotency-Key` in handlers."""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.api.deps import Gateway
+from app.services import idempotency
+from app.services.idempotency import Claim, StoredAnswer
+from app.services.merchants import Caller
+
+
+def claim_of(request: Request, caller: Caller, body: BaseModel | None, key: str | None) -> Claim | None:
+    """What a request claims; None without a key."""
+    if key is None:
+        return None
+    digest = hashlib.sha256(body.model_dump_json().encode() if body is not None else b"").digest()
+    return Claim(caller.merchant_id, request.method, request.url.path, key, digest)
+
+
+def replayed(answer: StoredAnswer) -> Response:
+    return JSONResponse(answer.body, status_code=answer.status, headers={"Idempotent-Replayed": "true"})
+
+
+async def answer_once(
+    gateway: Gateway,
+    claim: Claim | None,
+    status: int,
+    work: Callable[[AsyncSession], Awaitable[BaseModel]],
+    sealed: bool = False,
+) -> Response:
+    """Do `work` in a transaction unless its claim was answered before. A `sealed` answer is stored encrypted."""
+    box = gateway.context.box
+    async with gateway.context.db.write() as session:
+        if claim is not None:
+            answer = await idempotency.claim(session, claim)
+            if answer is not None:
+                body = json.loads(box.decrypt(answer.body.encode())) if sealed else answer.body
+                return replayed(StoredAnswer(answer.status, body))
+        content = (await work(session)).model_dump(mode="json", by_alias=True)
+        if claim is not None:
+            kept = box.encrypt(json.dumps(content)).decode() if sealed else content
+            await idempotency.keep(session, claim, status, kept)
+    return JSONResponse(content, status_code=status)

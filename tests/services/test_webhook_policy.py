@@ -1,0 +1,502 @@
+"""Goal: a receiver that asks for patience gets it, one that is dead costs nobody anything, one that is gone is left
+alone and its merchant told; and whatever is not sent is there to be replayed."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select, update
+from structlog.testing import capture_logs
+
+from app.core import limits
+from app.core.clock import utc_now
+from app.core.netguard import NetGuard, guarded_client
+from app.db.models import Merchant, WebhookDelivery, WebhookEndpoint, WebhookReceiver
+from app.db.repositories import webhooks
+from app.services.context import Context
+from app.services.endpoints import send_test
+from app.services.gateway import Gateway
+from app.services.webhook import Outcome, claim, probe_delay_s, record, retry_delay_s, send
+from app.services.webhook_post import retry_after_s
+from tests.core.test_netguard import Listener, resolve_as
+from tests.support.gateway import create_payment
+from tests.support.outbox import attempts, end_leases, killed, make_due, rows, send_all, send_due
+from tests.support.receiver import HANG, Receiver, Reply
+
+ENDPOINTS = "/v1/webhook_endpoints"
+
+
+async def add_endpoint(client: httpx.AsyncClient, url: str) -> str:
+    response = await client.post(ENDPOINTS, json={"url": url})
+    assert response.status_code == 201, response.text
+    return str(response.json()["id"])
+
+
+async def failing(gateway: Gateway) -> WebhookReceiver:
+    """The one receiver that fails."""
+    async with gateway.context.db.read() as session:
+        return (await session.scalars(select(WebhookReceiver))).one()
+
+
+async def change_failing(gateway: Gateway, **values: Any) -> None:
+    async with gateway.context.db.write() as session:
+        await session.execute(update(WebhookReceiver).values(**values))
+
+
+async def probe_now(gateway: Gateway) -> None:
+    """As if the pause before the next probe, and every retry's, had passed."""
+    await change_failing(gateway, probe_at=utc_now() - timedelta(seconds=1))
+    await make_due(gateway)
+
+
+# --- Retry-After
+
+
+@pytest.mark.parametrize("status", [429, 503, 500, 404, 302])
+async def test_a_receiver_that_says_when_to_come_back_is_left_alone_until_then(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver, status: int
+) -> None:
+    receiver.answer(Reply(status, {"retry-after": "900"}))
+    await create_payment(client, webhook_url=receiver.url)
+    await send_due(gateway.context, sender)
+    [row], [attempt] = await rows(gateway), await attempts(gateway)
+    assert row.next_attempt_at is not None
+    assert 900 <= (row.next_attempt_at - attempt.at).total_seconds() < 930
+    assert attempt.next_attempt_at == row.next_attempt_at
+
+
+def test_what_a_receiver_asks_for_puts_the_schedule_off_and_never_brings_it_forward() -> None:
+    assert 240 <= (retry_delay_s(2, retry_after_s=1) or 0) <= 360
+    assert retry_delay_s(2, retry_after_s=900) == 900
+    assert retry_delay_s(len(limits.WEBHOOK_RETRY_DELAYS_S) + 1, retry_after_s=900) is None
+
+
+def test_retry_after_is_seconds_or_a_date_and_has_a_bound() -> None:
+    now = utc_now().replace(microsecond=0)
+    assert retry_after_s("120", now) == 120
+    assert retry_after_s(" 120 ", now) == 120
+    assert retry_after_s(format_datetime(now + timedelta(minutes=3), usegmt=True), now) == 180
+    day_s = limits.WEBHOOK_RETRY_AFTER_MAX_S
+    assert retry_after_s("9" * 400, now) == day_s
+    assert retry_after_s(format_datetime(now + timedelta(days=900), usegmt=True), now) == day_s
+    for nothing in (None, "", "0", "-5", "1.5", "soon", "²", "Thu, 99 Nov 2026 00:00:00 GMT"):
+        assert retry_after_s(nothing, now) is None
+    assert retry_after_s(format_datetime(now - timedelta(minutes=3), usegmt=True), now) is None
+
+
+# --- typed errors
+
+
+async def test_a_receiver_that_breaks_the_connection_has_lost_it(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient
+) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    await create_payment(client, webhook_url=f"http://127.0.0.1:{port}/")
+    await send_due(gateway.context, sender)
+    server.close()
+    [attempt] = await attempts(gateway)
+    assert (attempt.status_code, attempt.error) == (None, "connection_lost")
+
+
+async def test_a_receiver_without_tls_where_it_is_asked_for_is_a_tls_error(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    await create_payment(client, webhook_url=receiver.url.replace("http:", "https:"))
+    await send_due(gateway.context, sender)
+    [attempt] = await attempts(gateway)
+    assert (attempt.status_code, attempt.error) == (None, "tls")
+    assert receiver.requests == []
+
+
+async def test_the_beginning_of_every_answer_is_kept_also_of_a_good_one(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    receiver.answer(Reply(200, body=b"thanks\x00" + b"x" * 10_000))
+    await create_payment(client, webhook_url=receiver.url)
+    await send_due(gateway.context, sender)
+    [attempt] = await attempts(gateway)
+    assert (attempt.error, attempt.error_detail) == (None, None)
+    assert attempt.response_body == "thanks" + "x" * (limits.WEBHOOK_RESPONSE_BYTES - 7)
+
+
+async def test_a_good_answer_whose_body_never_ends_is_delivered(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_ANSWER_TIMEOUT_S", 0.2)
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nthank")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(trickle, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    await create_payment(client, webhook_url=f"http://127.0.0.1:{port}/")
+    await send_due(gateway.context, sender)
+    server.close()
+    [row], [attempt] = await rows(gateway), await attempts(gateway)
+    assert (row.status, attempt.status_code, attempt.error) == ("delivered", 200, None)
+    assert (attempt.response_body or "").startswith("thank")
+
+
+# --- leases
+
+
+async def test_a_lease_that_is_given_back_is_free_at_once(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    other: tuple[Context, httpx.AsyncClient],
+    receiver: Receiver,
+) -> None:
+    await create_payment(client, webhook_url=receiver.url)
+    [claimed] = await claim(gateway.context, 50)
+    assert await send_due(*other) == 0
+    await record(gateway.context, [Outcome(claimed, None)])
+    assert await attempts(gateway) == []
+    assert await send_due(*other) == 1
+
+
+async def test_a_sender_whose_lease_ended_does_not_end_the_next_ones(
+    gateway: Gateway, client: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    await create_payment(client, webhook_url=receiver.url)
+    [first] = await claim(gateway.context, 50)
+    await end_leases(gateway)
+    [second] = await claim(gateway.context, 50)
+    await record(gateway.context, [Outcome(first, None)])
+    assert [row.leased_until for row in await rows(gateway)] == [second.leased_until]
+
+
+async def test_a_dead_senders_leases_block_a_receivers_slots_no_longer_than_they_last(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    for _ in range(limits.WEBHOOK_ENDPOINT_CONCURRENCY + 1):
+        await create_payment(client, webhook_url=receiver.url)
+    async with gateway.context.db.write() as session:  # a sender that took all slots and died
+        until = utc_now() + timedelta(seconds=limits.WEBHOOK_LEASE_S)
+        assert len(await webhooks.claim_due(session, utc_now(), until, 50)) == limits.WEBHOOK_ENDPOINT_CONCURRENCY
+    assert await send_due(gateway.context, sender) == 0
+    await end_leases(gateway)
+    assert await send_all(gateway.context, sender) == limits.WEBHOOK_ENDPOINT_CONCURRENCY + 1
+
+
+# --- the breaker
+
+
+async def fail_until_it_is_only_probed(gateway: Gateway, sender: httpx.AsyncClient) -> None:
+    for _ in range(limits.WEBHOOK_BREAKER_FAILURES):
+        await send_all(gateway.context, sender)
+        if (await failing(gateway)).probe_at is not None:
+            return
+        await make_due(gateway)
+    raise AssertionError("the breaker never opened")
+
+
+@pytest.mark.parametrize("reply", [Reply(500), Reply(429), None], ids=["500", "429", "nobody there"])
+async def test_a_receiver_that_keeps_failing_is_only_probed_until_it_answers(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    other: tuple[Context, httpx.AsyncClient],
+    receiver: Receiver,
+    reply: Reply | None,
+) -> None:
+    await add_endpoint(client, receiver.url)
+    for _ in range(16):
+        await create_payment(client)
+    if reply is None:
+        await receiver.stop()
+    else:
+        receiver.answer(then=reply)
+    await fail_until_it_is_only_probed(gateway, sender)
+    tried = len(await attempts(gateway))
+    assert tried < limits.WEBHOOK_BREAKER_FAILURES + limits.WEBHOOK_ENDPOINT_CONCURRENCY
+
+    await make_due(gateway)
+    assert await send_due(gateway.context, sender) == 0  # until the probe's time has come
+    assert await send_due(*other) == 0  # whichever worker asks: the state is the database's
+    await probe_now(gateway)
+    assert await send_all(gateway.context, sender) == 1  # one, and then another pause
+    await probe_now(gateway)
+    if reply is None:
+        await receiver.start()
+    receiver.answer(then=200)
+    assert await send_due(*other) == 1
+    assert await send_due(gateway.context, sender) == limits.WEBHOOK_ENDPOINT_CONCURRENCY
+    await send_all(gateway.context, sender)
+    assert {row.status for row in await rows(gateway)} == {"delivered"}
+    async with gateway.context.db.read() as session:
+        assert list(await session.scalars(select(WebhookReceiver))) == []
+
+
+async def test_a_probe_that_hangs_is_the_only_one(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    other: tuple[Context, httpx.AsyncClient],
+    receiver: Receiver,
+) -> None:
+    await add_endpoint(client, receiver.url)
+    for _ in range(16):
+        await create_payment(client)
+    receiver.answer(then=500)
+    await fail_until_it_is_only_probed(gateway, sender)
+    await probe_now(gateway)
+    before = len(receiver.requests)
+    receiver.answer(then=HANG)
+    probe = asyncio.create_task(send_due(gateway.context, sender))
+    await receiver.wait_for_count(before + 1)
+    assert await send_due(*other) == 0
+    await killed(probe)
+
+
+async def test_an_answer_that_refuses_is_an_answer(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    """A receiver that answers 400 fails, and is there."""
+    await add_endpoint(client, receiver.url)
+    for _ in range(limits.WEBHOOK_BREAKER_FAILURES + 2):
+        await create_payment(client)
+    receiver.answer(then=400)
+    await send_all(gateway.context, sender)
+    row = await failing(gateway)
+    assert (row.failure_count, row.probe_at) == (0, None)
+    assert len(receiver.requests) == limits.WEBHOOK_BREAKER_FAILURES + 2
+
+
+async def test_one_receivers_breaker_is_nobody_elses(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    """Two endpoints of one host, one of which is broken."""
+    await add_endpoint(client, receiver.url_for("/good"))
+    broken = await add_endpoint(client, receiver.url.replace("http:", "https:"))
+    for _ in range(16):
+        await create_payment(client)
+    await send_all(gateway.context, sender)
+    assert len(receiver.requests) == 16
+    assert (await failing(gateway)).receiver == broken
+
+
+def test_probes_come_after_growing_pauses_with_a_bound() -> None:
+    first = limits.WEBHOOK_BREAKER_FAILURES
+    assert probe_delay_s(first - 1) is None
+    assert [probe_delay_s(first + beyond) for beyond in range(7)] == [1, 2, 4, 8, 16, 30, 30]
+    assert probe_delay_s(1_000_000) == limits.WEBHOOK_PROBE_MAX_S
+
+
+# --- disabling
+
+
+async def test_a_receiver_that_is_gone_is_disabled_and_says_so(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    gone = await add_endpoint(client, receiver.url_for("/gone"))
+    async with Receiver() as well:
+        await add_endpoint(client, well.url)
+        for _ in range(6):
+            await create_payment(client)
+        receiver.answer(then=410)
+        with capture_logs() as logs:
+            await send_all(gateway.context, sender)
+        assert len(well.requests) == 6
+        assert len(receiver.requests) <= limits.WEBHOOK_ENDPOINT_CONCURRENCY
+
+        endpoint = (await client.get(f"{ENDPOINTS}/{gone}")).json()
+        assert (endpoint["status"], endpoint["disabled_reason"]) == ("disabled", "gone")
+        assert endpoint["disabled_at"]
+        [said] = [entry for entry in logs if entry["event"] == "webhook endpoint disabled"]
+        assert (said["log_level"], said["endpoint"], said["reason"]) == ("error", gone, "gone")
+        events = (await client.get("/v1/events")).json()["data"]
+        [told] = [event for event in events if event["type"] == "webhook_endpoint.disabled"]
+        assert (told["payment_id"], told["version"], told["data"]) == (None, 0, endpoint)
+        assert told["cause"]["reason"] == "gone"
+        assert told["cause"]["delivery_id"].startswith("dlv_")
+        async with gateway.context.db.read() as session:
+            counts = await webhooks.counts(session, utc_now())
+        assert (counts.endpoints_disabled, counts.pending, counts.due, counts.dead) == (1, 0, 0, 6)
+
+        await create_payment(client)  # its event is kept for the disabled one, and sent to the other
+        await send_all(gateway.context, sender)
+        assert len(well.requests) == 7
+        found = (await client.get("/v1/webhook_deliveries", params={"endpoint_id": gone, "limit": 100})).json()["data"]
+        assert {each["status"] for each in found} == {"dead"}
+        reasons = Counter(each["dead_reason"] for each in found)
+        assert set(reasons) == {"gone", "endpoint_disabled"}
+        assert reasons.total() == 7
+        assert all(request.type.startswith("payment.") for request in well.requests)
+
+
+async def test_a_payments_own_url_that_is_gone_gets_that_event_no_more(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    receiver.answer(410)
+    await create_payment(client, webhook_url=receiver.url)
+    await send_due(gateway.context, sender)
+    [row] = await rows(gateway)
+    assert (row.status, row.dead_reason, row.next_attempt_at) == ("dead", "gone", None)
+    await create_payment(client, webhook_url=receiver.url)
+    assert await send_due(gateway.context, sender) == 1
+    assert len(receiver.requests) == 2
+
+
+async def test_an_endpoint_is_disabled_after_five_days_without_success_and_not_before(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    endpoint = await add_endpoint(client, receiver.url)
+    for _ in range(3):
+        await create_payment(client)
+    receiver.answer(500, then=500)
+    await send_due(gateway.context, sender)
+    almost = timedelta(seconds=limits.WEBHOOK_GIVE_UP_S - 60)
+    await change_failing(gateway, failing_since=utc_now() - almost)
+    await make_due(gateway)
+    await send_due(gateway.context, sender)
+    assert (await client.get(f"{ENDPOINTS}/{endpoint}")).json()["status"] == "enabled"
+
+    receiver.answer(200)  # a success begins the count anew
+    await make_due(gateway)
+    await send_due(gateway.context, sender)
+    await make_due(gateway)
+    await send_due(gateway.context, sender)
+    assert utc_now() - (await failing(gateway)).failing_since < timedelta(days=1)
+
+    await change_failing(gateway, failing_since=utc_now() - timedelta(seconds=limits.WEBHOOK_GIVE_UP_S))
+    await make_due(gateway)
+    await send_due(gateway.context, sender)
+    shown = (await client.get(f"{ENDPOINTS}/{endpoint}")).json()
+    assert (shown["status"], shown["disabled_reason"]) == ("disabled", "failing")
+    assert Counter(row.status for row in await rows(gateway)) == {"delivered": 1, "dead": 2}
+    assert await send_due(gateway.context, sender) == 0
+
+
+async def test_a_host_of_payments_own_urls_is_given_up_after_five_days_and_new_events_still_try_it(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    receiver.answer(then=500)
+    for number in range(6):
+        await create_payment(client, webhook_url=receiver.url_for(f"/{number}"))
+    await send_due(gateway.context, sender)
+    await change_failing(
+        gateway, failing_since=utc_now() - timedelta(seconds=limits.WEBHOOK_GIVE_UP_S), failure_count=50
+    )
+    await make_due(gateway)
+    await send_due(gateway.context, sender)
+    assert {row.status for row in await rows(gateway)} == {"dead"}
+    assert {row.dead_reason for row in await rows(gateway)} == {"failing"}
+    await create_payment(client, webhook_url=receiver.url)
+    await probe_now(gateway)
+    receiver.answer(then=200)
+    assert await send_due(gateway.context, sender) == 1
+    assert Counter(row.status for row in await rows(gateway)) == {"dead": 6, "delivered": 1}
+
+
+async def test_what_a_deleted_or_disabled_endpoint_was_owed_is_dead_and_is_not_sent(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    deleted = await add_endpoint(client, receiver.url_for("/deleted"))
+    disabled = await add_endpoint(client, receiver.url_for("/disabled"))
+    await create_payment(client)
+    assert (await client.delete(f"{ENDPOINTS}/{deleted}")).status_code == 204
+    answer = await client.patch(f"{ENDPOINTS}/{disabled}", json={"enabled": False})
+    assert (answer.json()["status"], answer.json()["disabled_reason"]) == ("disabled", "merchant")
+    assert await send_due(gateway.context, sender) == 0
+    assert {row.dead_reason for row in await rows(gateway)} == {"endpoint_deleted", "endpoint_disabled"}
+
+    answer = await client.patch(f"{ENDPOINTS}/{disabled}", json={"enabled": True})
+    assert (answer.json()["status"], answer.json()["disabled_at"]) == ("enabled", None)
+    await create_payment(client)
+    await send_all(gateway.context, sender)
+    assert [request.path for request in receiver.requests] == ["/disabled"]
+
+
+async def test_an_answer_that_comes_while_the_endpoint_is_deleted_is_recorded(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    """What arrived has arrived; what failed is not tried again."""
+    endpoint = await add_endpoint(client, receiver.url)
+    for status in (200, 500):
+        payment = await create_payment(client)
+        receiver.answer(status)
+        [claimed] = await claim(gateway.context, 50)
+        assert claimed.payment_id == payment["id"]
+        async with gateway.context.db.write() as session:
+            await webhooks.end_pending(session, endpoint, "endpoint_deleted")
+        await record(gateway.context, [Outcome(claimed, await send(gateway.context, sender, claimed))])
+    assert [(row.status, row.leased_until) for row in await rows(gateway)] == [("delivered", None), ("dead", None)]
+
+
+async def test_a_new_url_takes_along_what_is_pending_and_the_old_ones_bad_name_is_forgotten(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    endpoint = await add_endpoint(client, receiver.url_for("/old"))
+    await create_payment(client)
+    receiver.answer(500)
+    await send_due(gateway.context, sender)
+    assert (await failing(gateway)).receiver == endpoint
+    await client.patch(f"{ENDPOINTS}/{endpoint}", json={"url": receiver.url_for("/new")})
+    async with gateway.context.db.read() as session:
+        assert list(await session.scalars(select(WebhookReceiver))) == []
+    await make_due(gateway)
+    await send_due(gateway.context, sender)
+    assert [request.path for request in receiver.requests] == ["/old", "/new"]
+
+
+async def test_events_written_while_an_endpoint_is_disabled_leave_nothing_pending(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    """The writer of an event and whoever disables the endpoint at that moment wait for each other."""
+    ids = [await add_endpoint(client, receiver.url_for(f"/{number}")) for number in range(6)]
+
+    async def disable(endpoint: str) -> None:
+        assert (await client.patch(f"{ENDPOINTS}/{endpoint}", json={"enabled": False})).status_code == 200
+
+    await asyncio.gather(*(create_payment(client) for _ in range(10)), *(disable(endpoint) for endpoint in ids))
+    assert {row.status for row in await rows(gateway)} == {"dead"}
+    assert len(await rows(gateway)) == 60
+    async with gateway.context.db.read() as session:
+        query = select(WebhookEndpoint.id).where(WebhookEndpoint.disabled_at.is_(None))
+        assert list(await session.scalars(query)) == []
+        assert list(await session.scalars(select(WebhookDelivery.leased_until).distinct())) == [None]
+
+
+# --- no way inside
+
+
+async def test_a_name_that_turns_to_loopback_is_never_connected_to_at_delivery_or_by_a_test(
+    gateway: Gateway, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Public when it was registered, and at the check before the request; loopback when it is dialled."""
+    public = ["93.184.215.14"]
+    strict = replace(gateway.context, guard=NetGuard(()))
+    async with Listener() as listener, guarded_client(strict.guard) as http:
+        url = f"https://rebind.test:{listener.port}/"
+        for answers in (
+            [public, ["127.0.0.1"]],
+            [["127.0.0.1"]],
+            [public, ["::ffff:127.0.0.1"]],
+            [public, ["10.0.0.1"]],
+        ):
+            resolve_as(monkeypatch, "rebind.test", public)
+            endpoint = await add_endpoint(client, url)
+            await create_payment(client)
+            resolve_as(monkeypatch, "rebind.test", *answers)
+            assert await send_due(strict, http) == 1
+            assert (await attempts(gateway))[-1].error == "refused_address"
+            resolve_as(monkeypatch, "rebind.test", *answers)
+            async with strict.db.read() as session:
+                [merchant] = await session.scalars(select(Merchant.id))
+            tested = await send_test(strict, http, merchant, endpoint)
+            assert (tested.delivered, tested.error) == (False, "refused_address")
+            await client.delete(f"{ENDPOINTS}/{endpoint}")
+        assert listener.connections == 0

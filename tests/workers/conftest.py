@@ -1,0 +1,5 @@
+"""This folder's tests run on a whole gateway."""
+
+from tests.support.gateway_fixtures import client, devnet, gateway, plain_logging
+
+__all__ = ["client", "devnet", "gateway", "plain_logging"]
