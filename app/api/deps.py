@@ -7,10 +7,11 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AfterValidator
 
+from app.api.address import client_address
 from app.core import limits
 from app.core.errors import FieldError, InvalidRequest, NotFound, Unauthorized
 from app.services.gateway import Gateway, running_gateway
-from app.services.merchants import Caller, authenticate
+from app.services.keys import Caller, Scope, authenticate
 
 __all__ = ["Gateway", "running_gateway"]
 
@@ -37,8 +38,22 @@ GatewayDep = Annotated[Gateway, Depends(get_gateway)]
 
 
 async def get_caller(
-    gateway: GatewayDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request,
+    gateway: GatewayDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
+    """Whose key was sent, its request counted. One without a known key counts against the client's address."""
+    try:
+        caller = await _authenticate(gateway, credentials)
+    except Unauthorized:
+        await gateway.throttle.hit(client_address(request, gateway.context.settings.trusted_proxies))
+        raise
+    await gateway.throttle.hit(caller.key_id)
+    gateway.key_use.note(caller.key_id)
+    return caller
+
+
+async def _authenticate(gateway: Gateway, credentials: HTTPAuthorizationCredentials | None) -> Caller:
     if credentials is None or not credentials.credentials:
         raise Unauthorized("send an API key: `Authorization: Bearer <key>`")
     async with gateway.context.db.read() as session:
@@ -46,6 +61,23 @@ async def get_caller(
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+class Needs:
+    """A route's or a router's `dependencies=[needs(scope)]`: the caller's key must have the scope."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    async def __call__(self, caller: CallerDep) -> None:
+        caller.require(self.scope)
+
+
+def needs(scope: Scope) -> Any:
+    """Every route of the API names its scope; a key without it is answered 403."""
+    return Depends(Needs(scope))
+
+
 Limit = Annotated[int, Query(ge=1, le=limits.PAGE_MAX, description="Rows of a page")]
 Cursor = Annotated[Text | None, Query(max_length=100, description="`next_cursor` of the page before")]
 IdempotencyHeader = Annotated[

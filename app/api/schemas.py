@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from app.api.deps import Text
 from app.core import limits
 from app.services.decide import EventType
+from app.services.keys import Scope
 
 T = TypeVar("T")
 
@@ -85,6 +86,13 @@ class PaymentCreate(Body):
     tolerance: Text = Field(
         "0", max_length=limits.AMOUNT_CHARS, description='What may be missing: "0.10" of the asset or "0.5%"'
     )
+
+
+class KeyCreate(Body):
+    """An API key to be made. `admin` has every scope."""
+
+    name: Text = Field(min_length=1, max_length=limits.KEY_NAME_CHARS, description="What it is for, for people")
+    scopes: list[Scope] = Field(min_length=1, max_length=10)
 
 
 class EndpointCreate(Body):

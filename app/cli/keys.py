@@ -1,4 +1,4 @@
-"""`paywatch keys`"""
+"""`paywatch keys init`"""
 
 import json
 from typing import Annotated, Final
@@ -7,15 +7,10 @@ import typer
 
 from app.services.operator import NewWallet, new_wallet
 
-app = typer.Typer(help="The wallet that deposit addresses come from.", no_args_is_help=True)
+app = typer.Typer(help="The wallet that deposit addresses come from, and the API keys.", no_args_is_help=True)
 
 WORDS_PER_LINE: Final = 6
 WORD_CHARS: Final = 8  # the longest word of BIP-39's English list
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `init` a command of its own: typer folds a group of one."""
 
 
 @app.command()

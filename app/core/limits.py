@@ -40,6 +40,9 @@ IDEMPOTENCY_KEEP_S: Final = 172_800  # two days: longer than any client's own re
 EXPIRES_IN_MIN_S: Final = 60  # less than a few blocks could never be paid in time
 EXPIRES_IN_MAX_S: Final = 2_592_000  # 30 days: open payments are re-read in every step
 EXPIRES_IN_DEFAULT_S: Final = 3_600  # an hour, as the design says
+FORWARDED_HOPS: Final = 10  # proxies in a row that X-Forwarded-For is read through
+RATE_LIMIT_TIMEOUT_S: Final = 0.25  # Redis answers in a millisecond; a request is not held up for longer
+RATE_LIMIT_REST_S: Final = 1.0  # after a failure Redis is not asked for so long: requests pass without a wait
 PAGE_DEFAULT: Final = 20  # rows of a list when `limit` is absent
 PAGE_MAX: Final = 100  # rows of a list at most: a page with its transactions stays under a megabyte
 
@@ -61,6 +64,10 @@ SQLITE_VARIABLES: Final = 30_000  # SQLite takes 32,766 in one statement
 
 # Rows of one go
 VERIFY_TRANSFERS: Final = 200  # receipts read again in one step
+KEYS_PER_MERCHANT: Final = 100  # that work; more is a loop that makes keys
+KEY_NAME_CHARS: Final = 100  # a line of a table
+MERCHANT_NAME_CHARS: Final = 100
+LAST_USED_EVERY_S: Final = 60.0  # a last use is told to the minute: a write for each request costs more
 ENDPOINTS_PER_MERCHANT: Final = 20  # each event is delivered to all of them
 CONFIRMATIONS_MAX: Final = 10_000  # a day of a fast chain; more is a typing error
 URL_CHARS: Final = 2_000  # what browsers and proxies agree on

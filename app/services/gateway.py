@@ -13,9 +13,11 @@ from app.core.config import Settings
 from app.core.errors import ConfigError
 from app.core.logger import get_logger
 from app.core.queue import WakeUps, connect
+from app.core.throttle import Throttle
 from app.db import schema
 from app.services.blockchain.chains import prepare
 from app.services.context import Context, open_context
+from app.services.keys import KeyUse
 from app.services.merchants import ensure_first_merchant
 
 log = get_logger(__name__)
@@ -28,6 +30,8 @@ class Gateway:
     context: Context
     deriver: AddressDeriver
     wake_ups: WakeUps
+    key_use: KeyUse
+    throttle: Throttle
 
 
 def deposit_xpub(settings: Settings) -> str:
@@ -53,6 +57,8 @@ async def running_gateway(settings: Settings, chains: ChainsFile, redis_url: str
     deriver = AddressDeriver(deposit_xpub(settings))
     context = open_context(settings, chains)
     wake_ups = WakeUps(connect(redis_url))
+    key_use = KeyUse(context.db)
+    throttle = Throttle(wake_ups.redis.connection_pool, settings.request_rate)
     try:
         await require_schema(settings)
         new_key = await ensure_first_merchant(context)
@@ -60,8 +66,9 @@ async def running_gateway(settings: Settings, chains: ChainsFile, redis_url: str
             # Not by the log, which may be shipped elsewhere.
             sys.stderr.write(f"\nAPI key, shown this once: {new_key}\n\n")
         await _prepare_chains(context)
-        yield Gateway(context, deriver, wake_ups)
+        yield Gateway(context, deriver, wake_ups, key_use, throttle)
     finally:
+        await key_use.close()
         await wake_ups.close()
         await context.close()
 

@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.Column("webhook_secret", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_merchants")),
+        sa.UniqueConstraint("name", name=op.f("uq_merchants_name")),
     )
     op.create_table(
         "tokens",
@@ -76,7 +77,9 @@ def upgrade() -> None:
         sa.Column("merchant_id", sa.String(length=40), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("key_hash", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("scopes", sa.JSON(), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
+        sa.Column("last_used_at", TIME, nullable=True),
         sa.Column("revoked_at", TIME, nullable=True),
         sa.ForeignKeyConstraint(["merchant_id"], ["merchants.id"], name=op.f("fk_api_keys_merchant_id_merchants")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),

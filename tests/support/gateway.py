@@ -96,8 +96,8 @@ def client_of(gateway: Gateway, api_key: str = API_KEY) -> httpx.AsyncClient:
     )
 
 
-async def add_merchant(gateway: Gateway, api_key: str) -> str:
-    """Another merchant with a key of its own; its id."""
+async def add_merchant(gateway: Gateway, api_key: str, *scopes: str) -> str:
+    """Another merchant with a key of its own, by default with every scope; its id."""
     async with gateway.context.db.write() as session:
         secret = gateway.context.box.encrypt(WEBHOOK_SECRET)
         now = utc_now()
@@ -106,7 +106,12 @@ async def add_merchant(gateway: Gateway, api_key: str) -> str:
         await session.flush()
         session.add(
             ApiKey(
-                id=new_id("key"), merchant_id=merchant.id, name="test", key_hash=hash_api_key(api_key), created_at=now
+                id=new_id("key"),
+                merchant_id=merchant.id,
+                name="test",
+                key_hash=hash_api_key(api_key),
+                scopes=sorted(scopes) or ["admin"],
+                created_at=now,
             )
         )
     return merchant.id

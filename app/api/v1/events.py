@@ -5,14 +5,14 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, page, path_id
+from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, needs, page, path_id
 from app.api.errors import problem_responses
 from app.api.schemas import Page
 from app.core import limits
 from app.core.errors import FieldError, InvalidRequest
 from app.services.events import EventView, list_events
 
-router = APIRouter(tags=["events"], responses=problem_responses(401, 422, 503))
+router = APIRouter(tags=["events"], dependencies=[needs("payments:read")], responses=problem_responses(401, 422, 503))
 
 
 @router.get("/v1/events", response_model=Page[EventView])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, IdempotencyHeader, Limit, Text, after_id, page, path_id
+from app.api.deps import CallerDep, Cursor, GatewayDep, IdempotencyHeader, Limit, Text, after_id, needs, page, path_id
 from app.api.errors import problem_responses
 from app.api.schemas import Page, PaymentCreate
 from app.core import limits
@@ -16,15 +16,21 @@ from app.core.evm import to_bytes20
 from app.services import idempotency, payments
 from app.services.decide import Status
 from app.services.idempotency import Claim, StoredAnswer
+from app.services.keys import Caller
 from app.services.ledger import Cause
-from app.services.merchants import Caller
 from app.services.payments import NewPayment, PaymentFilter
 from app.services.views import PaymentView
 
 router = APIRouter(prefix="/v1/payments", tags=["payments"], responses=problem_responses(401, 422, 503))
 
 
-@router.post("", status_code=201, response_model=PaymentView, responses=problem_responses(400, 409, 413))
+@router.post(
+    "",
+    status_code=201,
+    response_model=PaymentView,
+    dependencies=[needs("payments:write")],
+    responses=problem_responses(400, 409, 413),
+)
 async def create_payment(
     request: Request,
     gateway: GatewayDep,
@@ -58,7 +64,7 @@ async def create_payment(
     return JSONResponse(content, status_code=201)
 
 
-@router.get("", response_model=Page[PaymentView])
+@router.get("", response_model=Page[PaymentView], dependencies=[needs("payments:read")])
 async def list_payments(
     gateway: GatewayDep,
     caller: CallerDep,
@@ -91,14 +97,24 @@ async def list_payments(
     return page(views, next_cursor)
 
 
-@router.get("/{payment_id}", response_model=PaymentView, responses=problem_responses(404))
+@router.get(
+    "/{payment_id}",
+    response_model=PaymentView,
+    dependencies=[needs("payments:read")],
+    responses=problem_responses(404),
+)
 async def get_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -> PaymentView:
     """One payment."""
     async with gateway.context.db.read() as session:
         return await payments.get(gateway.context, session, caller.merchant_id, path_id(payment_id))
 
 
-@router.post("/{payment_id}/cancel", response_model=PaymentView, responses=problem_responses(404, 409))
+@router.post(
+    "/{payment_id}/cancel",
+    response_model=PaymentView,
+    dependencies=[needs("payments:write")],
+    responses=problem_responses(404, 409),
+)
 async def cancel_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -> PaymentView:
     """Cancel a pending payment. Its address stays watched."""
     async with gateway.context.db.write() as session:

@@ -4,14 +4,16 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, known_id, page, path_id
+from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, known_id, needs, page, path_id
 from app.api.errors import problem_responses
 from app.api.schemas import EndpointCreate, EndpointUpdate, Page
 from app.core import limits
 from app.services import endpoints
 from app.services.endpoints import DeliveryView, EndpointView, NewEndpointView
 
-router = APIRouter(tags=["webhooks"], responses=problem_responses(401, 422, 503))
+router = APIRouter(
+    tags=["webhooks"], dependencies=[needs("webhooks:write")], responses=problem_responses(401, 422, 503)
+)
 
 
 @router.post(
