@@ -56,7 +56,7 @@ async def get_caller(
 async def _authenticate(gateway: Gateway, credentials: HTTPAuthorizationCredentials | None) -> Caller:
     if credentials is None or not credentials.credentials:
         raise Unauthorized("send an API key: `Authorization: Bearer <key>`")
-    async with gateway.context.db.read() as session:
+    async with gateway.context.db.quick_read() as session:
         return await authenticate(session, credentials.credentials)
 
 

@@ -41,8 +41,8 @@ EXPIRES_IN_MIN_S: Final = 60  # less than a few blocks could never be paid in ti
 EXPIRES_IN_MAX_S: Final = 2_592_000  # 30 days: open payments are re-read in every step
 EXPIRES_IN_DEFAULT_S: Final = 3_600  # an hour, as the design says
 FORWARDED_HOPS: Final = 10  # proxies in a row that X-Forwarded-For is read through
-RATE_LIMIT_TIMEOUT_S: Final = 0.25  # Redis answers in a millisecond; a request is not held up for longer
-RATE_LIMIT_REST_S: Final = 1.0  # after a failure Redis is not asked for so long: requests pass without a wait
+RATE_LIMIT_TIMEOUT_S: Final = 1.0  # Redis answers in a millisecond; a request is not held up for longer
+RATE_LIMIT_REST_S: Final = 10.0  # after a failure Redis is not asked for so long: requests pass without a wait
 PAGE_DEFAULT: Final = 20  # rows of a list when `limit` is absent
 PAGE_MAX: Final = 100  # rows of a list at most: a page with its transactions stays under a megabyte
 

@@ -97,7 +97,8 @@ async def authenticate(session: AsyncSession, key: str) -> Caller:
     row = await merchants.by_key_hash(session, hash_api_key(key))
     if row is None:
         raise Unauthorized("the API key is not known")
-    return Caller(row.merchant_id, row.id, frozenset(row.scopes))
+    merchant_id, key_id, scopes = row
+    return Caller(merchant_id, key_id, frozenset(scopes))
 
 
 async def create_key(session: AsyncSession, merchant_id: str, name: str, scopes: Collection[Scope]) -> NewKeyView:
