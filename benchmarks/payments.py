@@ -2,8 +2,8 @@
 
     python -m benchmarks.payments [--seconds 5] [--rounds 3] [--idempotency] [--connections 16]
 
-Both servers run at the same time on one PostgreSQL, and are asked in turn. Exits with 1 when a request is refused, or when
-the rate is under a fifth of the bare handler's.
+Both servers run at the same time on one PostgreSQL, and are asked in turn. Exits with 1 when a request is refused, or
+when the rate is under a fifth of the bare handler's.
 """
 
 import argparse

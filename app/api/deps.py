@@ -1,6 +1,7 @@
 """What handlers ask for: the gateway, the caller, pagination, safe text."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
@@ -108,6 +109,17 @@ def after_id(cursor: str | None) -> str | None:
     if cursor is not None and not _ID.fullmatch(cursor):
         raise InvalidRequest("cursor is not one of ours", [FieldError("cursor", "must be a next_cursor")])
     return cursor
+
+
+def utc_time(field: str, moment: datetime | None) -> datetime | None:
+    """A time without a zone is taken as UTC. Raises InvalidRequest where UTC has no such year."""
+    if moment is None or moment.tzinfo is None:
+        return moment and moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        message = "must be of the years 1 to 9999 in UTC"
+        raise InvalidRequest(f"{field}: {message}", [FieldError(field, message)]) from error
 
 
 def page(data: list[Any], next_cursor: str | None) -> dict[str, Any]:

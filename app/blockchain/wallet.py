@@ -42,7 +42,7 @@ def account_xpub(mnemonic: str) -> str:
 class AddressDeriver:
     """Deposit addresses of an account-level xpub; no private key is involved.
 
-    hdwallet derives the branches, once. The last step down is CKDpub of BIP-32 with libsecp256k1: every payment takes it,
+    hdwallet derives the branches, once. The last step is CKDpub of BIP-32 with libsecp256k1: every payment takes it,
     and hdwallet needs a third of a millisecond where this needs a tenth of that.
     """
 

@@ -19,6 +19,7 @@ from app.services.blockchain.chains import prepare
 from app.services.context import Context, open_context
 from app.services.keys import KeyUse
 from app.services.merchants import ensure_first_merchant
+from app.services.streams import Streams
 
 log = get_logger(__name__)
 
@@ -32,6 +33,7 @@ class Gateway:
     wake_ups: WakeUps
     key_use: KeyUse
     throttle: Throttle
+    streams: Streams
 
 
 def deposit_xpub(settings: Settings) -> str:
@@ -59,6 +61,7 @@ async def running_gateway(settings: Settings, chains: ChainsFile, redis_url: str
     wake_ups = WakeUps(connect(redis_url))
     key_use = KeyUse(context.db)
     throttle = Throttle(wake_ups.redis.connection_pool, settings.request_rate)
+    streams = Streams(context.db)
     try:
         await require_schema(settings)
         new_key = await ensure_first_merchant(context)
@@ -66,8 +69,9 @@ async def running_gateway(settings: Settings, chains: ChainsFile, redis_url: str
             # Not by the log, which may be shipped elsewhere.
             sys.stderr.write(f"\nAPI key, shown this once: {new_key}\n\n")
         await _prepare_chains(context)
-        yield Gateway(context, deriver, wake_ups, key_use, throttle)
+        yield Gateway(context, deriver, wake_ups, key_use, throttle, streams)
     finally:
+        streams.close()
         await key_use.close()
         await wake_ups.close()
         await context.close()

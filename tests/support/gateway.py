@@ -1,13 +1,16 @@
 """A gateway on real parts for tests of the API and the services: one devnet chain, one merchant, an HTTP client."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
+import uvicorn
 from sqlalchemy import func, select
 
 from app.core.chains import Chain, ChainsFile, Finality, Native, Sweep, Token
@@ -20,6 +23,7 @@ from app.db.base import Base
 from app.db.engine import Database
 from app.db.models import ApiKey, Merchant
 from app.services.gateway import Gateway, running_gateway
+from devnet.ports import free_port
 from server import create_app
 from tests.support.anvil import MNEMONIC, Anvil
 
@@ -94,6 +98,24 @@ def client_of(gateway: Gateway, api_key: str = API_KEY) -> httpx.AsyncClient:
         base_url="http://paywatch.test",
         headers={"Authorization": f"Bearer {api_key}"},
     )
+
+
+@asynccontextmanager
+async def serving(gateway: Gateway) -> AsyncIterator[str]:
+    """The application behind a real HTTP server, for what does not end by itself; its URL."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(gateway), port=port, log_config=None, lifespan="off"))
+    with patch.object(server, "capture_signals", nullcontext):
+        task = asyncio.create_task(server.serve())
+        while not server.started:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            gateway.streams.close()
+            server.should_exit = True
+            await task
 
 
 async def add_merchant(gateway: Gateway, api_key: str, *scopes: str) -> str:

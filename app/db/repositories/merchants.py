@@ -31,8 +31,7 @@ _BY_KEY_HASH: Final = select(ApiKey.merchant_id, ApiKey.id, ApiKey.scopes).where
 
 async def by_key_hash(session: AsyncSession, key_hash: bytes) -> tuple[str, str, list[str]] | None:
     """Merchant, id and scopes of the API key with that hash unless it is revoked."""
-    row = (await session.execute(_BY_KEY_HASH, {"key_hash": key_hash})).first()
-    return None if row is None else row._tuple()
+    return (await session.execute(_BY_KEY_HASH, {"key_hash": key_hash})).first()
 
 
 async def keys_named(session: AsyncSession, merchant_id: str, name: str) -> list[ApiKey]:
