@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from app.api import errors, health
 from app.api.deps import Gateway, running_gateway
 from app.api.middleware import RequestMiddleware
-from app.api.v1 import chains, events, keys, payments, webhooks
+from app.api.v1 import chains, events, keys, merchant, payments, webhooks
 from app.core import limits
 from app.core.chains import ChainsFile, load_chains
 from app.core.config import Settings, load_settings, read_environment
@@ -50,7 +50,15 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
     app.state.gateway = gateway
     app.add_middleware(RequestMiddleware)
     errors.install(app)
-    for router in (payments.router, events.router, chains.router, webhooks.router, keys.router, health.router):
+    for router in (
+        payments.router,
+        events.router,
+        chains.router,
+        webhooks.router,
+        keys.router,
+        merchant.router,
+        health.router,
+    ):
         app.include_router(router)
     return app
 

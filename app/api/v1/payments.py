@@ -18,7 +18,7 @@ from app.services.decide import Status
 from app.services.idempotency import Claim, StoredAnswer
 from app.services.keys import Caller
 from app.services.ledger import Cause
-from app.services.payments import NewPayment, PaymentFilter
+from app.services.payments import Accepted, NewPayment, PaymentFilter, Price
 from app.services.views import PaymentView
 
 router = APIRouter(prefix="/v1/payments", tags=["payments"], responses=problem_responses(401, 422, 503))
@@ -45,8 +45,7 @@ async def create_payment(
             answer = await idempotency.find(session, claim)
         if answer is not None:
             return _replay(answer)
-    wanted = NewPayment(expires_in_s=body.expires_in, **body.model_dump(exclude={"expires_in"}))
-    payments.quote(gateway.context, wanted)  # what is wrong with the request is told before anything is looked up
+    quoted = await payments.quote(gateway.context, caller.merchant_id, _wanted(body))
     if body.webhook_url is not None:
         await gateway.context.guard.check_url(body.webhook_url)
     async with gateway.context.db.write() as session:
@@ -55,7 +54,7 @@ async def create_payment(
             if answer is not None:
                 return _replay(answer)
         view = await payments.create(
-            gateway.context, session, gateway.deriver, caller.merchant_id, wanted, _cause(caller)
+            gateway.context, session, gateway.deriver, caller.merchant_id, quoted, _cause(caller)
         )
         content = view.model_dump(mode="json", by_alias=True)
         if claim is not None:
@@ -121,6 +120,25 @@ async def cancel_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str
         view = await payments.cancel(gateway.context, session, caller.merchant_id, path_id(payment_id), _cause(caller))
     await gateway.wake_ups.webhooks()
     return view
+
+
+def _wanted(body: PaymentCreate) -> NewPayment:
+    price, accept = body.price, body.accept
+    return NewPayment(
+        chain=body.chain,
+        token=body.token,
+        amount=body.amount,
+        price=None if price is None else Price(price.amount, price.currency),
+        accept=None if accept is None else [Accepted(each.chain, each.token) for each in accept],
+        order_id=body.order_id,
+        expires_in_s=body.given("expires_in"),
+        confirmations_required=body.confirmations_required,
+        metadata=body.metadata,
+        webhook_url=body.webhook_url,
+        redirect_url=body.redirect_url,
+        description=body.description,
+        tolerance=body.given("tolerance"),
+    )
 
 
 def _claim(request: Request, caller: Caller, body: PaymentCreate, key: str | None) -> Claim | None:
