@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from app.api import errors, health
 from app.api.deps import Gateway, running_gateway
 from app.api.middleware import RequestMiddleware
-from app.api.v1 import chains, events, keys, payments, streams, webhooks
+from app.api.v1 import chains, events, keys, merchant, payments, streams, webhooks
 from app.core import limits
 from app.core.chains import ChainsFile, load_chains
 from app.core.config import Settings, load_settings, read_environment
@@ -57,6 +57,7 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
         chains.router,
         webhooks.router,
         keys.router,
+        merchant.router,
         health.router,
     ):
         app.include_router(router)

@@ -90,7 +90,8 @@ def install(app: FastAPI) -> None:
         if any(each["type"] == "json_invalid" for each in error.errors()):
             return problem(request, 400, "malformed_json", "Malformed JSON", "the body is not JSON", found)
         # A wrong amount has one code, whether its type or its digits are wrong.
-        code = "invalid_amount" if [each.path for each in found] == ["amount"] else InvalidRequest.code
+        wrong = [each.path for each in found]
+        code = "invalid_amount" if wrong in (["amount"], ["price.amount"]) else InvalidRequest.code
         detail = "; ".join(f"{each.path}: {each.message}" for each in found)
         return problem(request, InvalidRequest.status, code, InvalidRequest.title, detail, found)
 

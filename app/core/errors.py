@@ -124,3 +124,8 @@ class ServiceUnavailable(PaywatchError):
 class ChainUnavailable(ServiceUnavailable):
     code = "chain_unavailable"
     title = "Chain unavailable"
+
+
+class RateUnavailable(ServiceUnavailable):
+    code = "rate_unavailable"
+    title = "No fresh rate"

@@ -63,7 +63,7 @@ class Streams:
             for row in rows:
                 version = row.version
                 yield event_view(row)
-            if not rows and not self._closed and not await self._changed(payment_id, version):
+            if not rows and not await self._changed(payment_id, version):
                 yield None
 
     def close(self) -> None:
@@ -76,6 +76,8 @@ class Streams:
 
     async def _changed(self, payment_id: str, version: int) -> bool:
         """Wait until the payment's version is past `version`, for one heartbeat at most."""
+        if self._closed:
+            return True
         waiter = _Waiter(payment_id, version)
         self._waiting.add(waiter)
         if self._watcher is None or self._watcher.done():

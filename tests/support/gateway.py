@@ -13,7 +13,7 @@ import httpx
 import uvicorn
 from sqlalchemy import func, select
 
-from app.core.chains import Chain, ChainsFile, Finality, Native, Sweep, Token
+from app.core.chains import Chain, ChainsFile, Finality, Native, Rates, Sweep, Token
 from app.core.clock import utc_now
 from app.core.config import Settings
 from app.core.evm import to_bytes20
@@ -80,14 +80,17 @@ def settings_for(db_url: str, redis_url: str, **changed: Any) -> Settings:
     return Settings(_env_file=None, **(values | changed))
 
 
-def chains_of(*chains: Chain) -> ChainsFile:
-    return ChainsFile(path=Path("chains.yaml"), chains=chains, rates=None)
+def chains_of(*chains: Chain, rates: Rates | None = None) -> ChainsFile:
+    return ChainsFile(path=Path("chains.yaml"), chains=chains, rates=rates)
 
 
 @asynccontextmanager
-async def open_gateway(db_url: str, redis_url: str, *chains: Chain, **changed: Any) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    db_url: str, redis_url: str, *chains: Chain, rates: Rates | None = None, **changed: Any
+) -> AsyncIterator[Gateway]:
     """A gateway over a migrated database; `changed` are settings."""
-    async with running_gateway(settings_for(db_url, redis_url, **changed), chains_of(*chains), redis_url) as gateway:
+    settings = settings_for(db_url, redis_url, **changed)
+    async with running_gateway(settings, chains_of(*chains, rates=rates), redis_url) as gateway:
         yield gateway
 
 

@@ -1,10 +1,12 @@
 """Merchants, their API keys and the answers kept for their idempotency keys."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ForeignKey, LargeBinary, SmallInteger, String
+from sqlalchemy import BigInteger, ForeignKey, LargeBinary, SmallInteger, String
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.core import limits
 from app.db.base import Base
 from app.db.types import Hash, Json, UtcDateTime
 
@@ -16,6 +18,11 @@ class Merchant(Base):
     name: Mapped[str] = mapped_column(String(200), unique=True)
     # Signs webhooks to a payment's own `webhook_url`. Encrypted under SECRET_KEY.
     webhook_secret: Mapped[bytes] = mapped_column(LargeBinary)
+    # What a payment gets that says nothing of it; confirmations null: the chain's.
+    confirmations_required: Mapped[int | None] = mapped_column(BigInteger)
+    confirmation_tiers: Mapped[list[dict[str, Any]]] = mapped_column(Json, default=list)
+    expires_in_s: Mapped[int] = mapped_column(BigInteger, default=limits.EXPIRES_IN_DEFAULT_S)
+    tolerance: Mapped[str] = mapped_column(String(limits.AMOUNT_CHARS), default="0")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
