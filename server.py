@@ -12,7 +12,7 @@ from app.api import errors, health
 from app.api.deps import Gateway, running_gateway
 from app.api.hooks import webhook_router
 from app.api.middleware import RequestMiddleware
-from app.api.v1 import chains, events, payments, sweeps, webhooks
+from app.api.v1 import chains, events, keys, merchant, payments, streams, sweeps, webhooks
 from app.core import limits
 from app.core.chains import ChainsFile, load_chains
 from app.core.config import Settings, load_settings, read_environment
@@ -56,8 +56,11 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
         payments.router,
         events.router,
         sweeps.router,
+        streams.router,
         chains.router,
         webhooks.router,
+        keys.router,
+        merchant.router,
         health.router,
     ):
         app.include_router(router)
@@ -103,6 +106,7 @@ async def serve(settings: Settings, chains_file: ChainsFile) -> None:
             log.info("paywatch started", url=settings.effective_public_url, embedded=settings.embedded)
             await stop.wait()
             log.info("stopping")
+            gateway.streams.close()  # otherwise they would be waited for
             server.should_exit = True
     if not served.result():
         where = f"{settings.host}, port {settings.port}"

@@ -235,6 +235,9 @@ async def _open(node_url: str, database_url: str, detect: str) -> Context:
 async def _create_payments(context: Context, expected: Sequence[Payment]) -> None:
     deriver = AddressDeriver(account_xpub(MNEMONIC))
     chain = context.chain(CHAIN)
+    async with context.db.read() as session:
+        merchant = await merchants.first(session)
+    assert merchant is not None
     for number, payment in enumerate(expected):
         asset = chain.asset_by_address(payment.token or bytes(20))
         assert asset is not None
@@ -245,10 +248,9 @@ async def _create_payments(context: Context, expected: Sequence[Payment]) -> Non
             order_id=f"B-{number}",
             webhook_url="https://merchant.example/hooks",
         )
+        quoted = await payments.quote(context, merchant.id, wanted)
         async with context.db.write() as session:
-            merchant = await merchants.first(session)
-            assert merchant is not None
-            view = await payments.create(context, session, deriver, merchant.id, wanted, Cause("api_key", {}))
+            view = await payments.create(context, session, deriver, merchant.id, quoted, Cause("api_key", {}))
         if bytes.fromhex(view.address[2:]) != payment.recipient:
             raise SystemExit("a payment got another address than the chain pays to")
 

@@ -1,16 +1,18 @@
 """What handlers ask for: the gateway, the caller, pagination, safe text."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AfterValidator
 
+from app.api.address import client_address
 from app.core import limits
 from app.core.errors import FieldError, InvalidRequest, NotFound, Unauthorized
 from app.services.gateway import Gateway, running_gateway
-from app.services.merchants import Caller, authenticate
+from app.services.keys import Caller, Scope, authenticate
 
 __all__ = ["Gateway", "running_gateway"]
 
@@ -37,15 +39,46 @@ GatewayDep = Annotated[Gateway, Depends(get_gateway)]
 
 
 async def get_caller(
-    gateway: GatewayDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request,
+    gateway: GatewayDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
+    """Whose key was sent, its request counted. One without a known key counts against the client's address."""
+    try:
+        caller = await _authenticate(gateway, credentials)
+    except Unauthorized:
+        await gateway.throttle.hit(client_address(request, gateway.context.settings.trusted_proxies))
+        raise
+    await gateway.throttle.hit(caller.key_id)
+    gateway.key_use.note(caller.key_id)
+    return caller
+
+
+async def _authenticate(gateway: Gateway, credentials: HTTPAuthorizationCredentials | None) -> Caller:
     if credentials is None or not credentials.credentials:
         raise Unauthorized("send an API key: `Authorization: Bearer <key>`")
-    async with gateway.context.db.read() as session:
+    async with gateway.context.db.quick_read() as session:
         return await authenticate(session, credentials.credentials)
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+class Needs:
+    """A route's or a router's `dependencies=[needs(scope)]`: the caller's key must have the scope."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    async def __call__(self, caller: CallerDep) -> None:
+        caller.require(self.scope)
+
+
+def needs(scope: Scope) -> Any:
+    """Every route of the API names its scope; a key without it is answered 403."""
+    return Depends(Needs(scope))
+
+
 Limit = Annotated[int, Query(ge=1, le=limits.PAGE_MAX, description="Rows of a page")]
 Cursor = Annotated[Text | None, Query(max_length=100, description="`next_cursor` of the page before")]
 IdempotencyHeader = Annotated[
@@ -76,6 +109,17 @@ def after_id(cursor: str | None) -> str | None:
     if cursor is not None and not _ID.fullmatch(cursor):
         raise InvalidRequest("cursor is not one of ours", [FieldError("cursor", "must be a next_cursor")])
     return cursor
+
+
+def utc_time(field: str, moment: datetime | None) -> datetime | None:
+    """A time without a zone is taken as UTC. Raises InvalidRequest where UTC has no such year."""
+    if moment is None or moment.tzinfo is None:
+        return moment and moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        message = "must be of the years 1 to 9999 in UTC"
+        raise InvalidRequest(f"{field}: {message}", [FieldError(field, message)]) from error
 
 
 def page(data: list[Any], next_cursor: str | None) -> dict[str, Any]:

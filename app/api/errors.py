@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from app.core.errors import FieldError, InvalidRequest, PaywatchError, ServiceUnavailable
+from app.core.errors import FieldError, InvalidRequest, PaywatchError, RateLimited, ServiceUnavailable
 from app.core.logger import get_logger
 
 log = get_logger(__name__)
@@ -67,8 +67,14 @@ def problem(
     if status == 401:
         added["WWW-Authenticate"] = "Bearer"
     if status == 503:
-        added["Retry-After"] = "5"
+        added.setdefault("Retry-After", "5")
     return JSONResponse(body, status_code=status, headers=added, media_type="application/problem+json")
+
+
+def known_problem(request: Request, error: PaywatchError) -> JSONResponse:
+    """The problem that an error of ours is."""
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, RateLimited) else {}
+    return problem(request, error.status, error.code, error.title, error.detail, error.errors, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -76,7 +82,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(PaywatchError)
     async def _known(request: Request, error: PaywatchError) -> JSONResponse:
-        return problem(request, error.status, error.code, error.title, error.detail, error.errors)
+        return known_problem(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -84,7 +90,8 @@ def install(app: FastAPI) -> None:
         if any(each["type"] == "json_invalid" for each in error.errors()):
             return problem(request, 400, "malformed_json", "Malformed JSON", "the body is not JSON", found)
         # A wrong amount has one code, whether its type or its digits are wrong.
-        code = "invalid_amount" if [each.path for each in found] == ["amount"] else InvalidRequest.code
+        wrong = [each.path for each in found]
+        code = "invalid_amount" if wrong in (["amount"], ["price.amount"]) else InvalidRequest.code
         detail = "; ".join(f"{each.path}: {each.message}" for each in found)
         return problem(request, InvalidRequest.status, code, InvalidRequest.title, detail, found)
 

@@ -12,14 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.api.deps import Gateway
 from app.services import idempotency
 from app.services.idempotency import Claim, StoredAnswer
-from app.services.merchants import Caller
+from app.services.keys import Caller
 
 
 def claim_of(request: Request, caller: Caller, body: BaseModel | None, key: str | None) -> Claim | None:
     """What a request claims; None without a key."""
     if key is None:
         return None
-    digest = hashlib.sha256(body.model_dump_json().encode() if body is not None else b"").digest()
+    digest = hashlib.sha256(body.model_dump_json(exclude_unset=True).encode() if body is not None else b"").digest()
     return Claim(caller.merchant_id, request.method, request.url.path, key, digest)
 
 

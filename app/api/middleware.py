@@ -1,4 +1,4 @@
-"""Around every request: an id, a log line, a limit on the body."""
+"""Around every request: an id, a log line, a limit on the body, and one on requests that no API key is asked for."""
 
 import re
 import time
@@ -8,14 +8,17 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import problem
+from app.api.address import client_address
+from app.api.errors import known_problem
 from app.core import limits
-from app.core.errors import PayloadTooLarge
+from app.core.errors import PayloadTooLarge, RateLimited
 from app.core.ids import new_id
 from app.core.logger import get_logger
+from app.services.gateway import Gateway
 
 log = get_logger(__name__)
 
+_MONITORING = ("/health", "/metrics")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -48,15 +51,22 @@ class RequestMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
+                await _count(request)
                 body = await _read(request, receive)
-            except PayloadTooLarge as error:
-                response = problem(request, error.status, error.code, error.title, error.detail)
-                await response(scope, receive, send_with_id)
+            except (RateLimited, PayloadTooLarge) as error:
+                await known_problem(request, error)(scope, receive, send_with_id)
             else:
                 await self._app(scope, _Replay(body, receive), send_with_id)
-            level = log.debug if scope["path"].startswith(("/health", "/metrics")) else log.info
+            level = log.debug if scope["path"].startswith(_MONITORING) else log.info
             duration_ms = int((time.monotonic() - started) * 1000)
             level("request", method=scope["method"], path=scope["path"], status=status, duration_ms=duration_ms)
+
+
+async def _count(request: Request) -> None:
+    """Count a public page's request against the client's address; the API counts its own by key. Raises RateLimited."""
+    gateway: Gateway | None = request.app.state.gateway
+    if gateway is not None and not request.url.path.startswith(("/v1/", *_MONITORING)):
+        await gateway.throttle.hit(client_address(request, gateway.context.settings.trusted_proxies))
 
 
 async def _read(request: Request, receive: Receive) -> bytes:

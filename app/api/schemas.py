@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from app.api.deps import Text
 from app.core import limits
 from app.services.decide import EventType
+from app.services.keys import Scope
 
 T = TypeVar("T")
 
@@ -70,21 +71,79 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+ChainName = Annotated[Text, Field(max_length=64, description="Name of a configured chain")]
+TokenName = Annotated[
+    Text, Field(max_length=64, description="Symbol or contract address; the native symbol for native coin")
+]
+Amount = Annotated[Text, Field(max_length=limits.AMOUNT_CHARS, description='Decimal string such as "25.50"')]
+Currency = Annotated[Text, Field(pattern=limits.CURRENCY_PATTERN, description="As in the rates, such as USD")]
+
+
+class PriceAsked(Body):
+    """A price in a currency, for which each accepted token's amount is found by its rate."""
+
+    amount: Amount
+    currency: Currency
+
+
+class Acceptable(Body):
+    """One way to pay a price."""
+
+    chain: ChainName
+    token: TokenName
+
+
+def _no_default(schema: dict[str, Any]) -> None:
+    """The default is the merchant's."""
+    del schema["default"]
+
+
+# What JSON Schema says of the two forms, and pydantic does not: a service checks it, and names each field.
+_AMOUNT_FORM: Final[dict[str, Any]] = {
+    "required": ["chain", "token", "amount"],
+    "properties": {name: {"type": "string"} for name in ("chain", "token", "amount")}
+    | {name: {"type": "null"} for name in ("price", "accept")},
+}
+_PRICE_FORM: Final[dict[str, Any]] = {
+    "required": ["price", "accept"],
+    "properties": {"price": {"type": "object"}, "accept": {"type": "array"}}
+    | {name: {"type": "null"} for name in ("chain", "token", "amount")},
+}
+
+
 class PaymentCreate(Body):
-    """A payment to be made. Amounts are decimal strings, never JSON numbers."""
+    """A payment to be made: of an `amount` of one `token`, or of a `price` in the tokens of `accept`.
+
+    Amounts are decimal strings, never JSON numbers.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"chain": "ethereum", "token": "USDC", "amount": "25", "order_id": "A-1001"}],
+            "examples": [
+                {"chain": "ethereum", "token": "USDC", "amount": "25", "order_id": "A-1001"},
+                {
+                    "price": {"amount": "25.00", "currency": "USD"},
+                    "accept": [{"chain": "ethereum", "token": "USDC"}, {"chain": "ethereum", "token": "ETH"}],
+                    "order_id": "A-1002",
+                },
+            ],
+            "oneOf": [_AMOUNT_FORM, _PRICE_FORM],
         }
     )
 
-    chain: Text = Field(max_length=64, description="Name of a configured chain")
-    token: Text = Field(max_length=64, description="Symbol or contract address; the native symbol for native coin")
-    amount: Text = Field(max_length=limits.AMOUNT_CHARS, description='Decimal string such as "25.50"')
+    chain: ChainName | None = None
+    token: TokenName | None = None
+    amount: Amount | None = None
+    price: PriceAsked | None = None
+    accept: list[Acceptable] | None = Field(None, min_length=1, max_length=limits.ACCEPT_OPTIONS)
     order_id: Text | None = Field(None, min_length=1, max_length=limits.ORDER_ID_CHARS)
     expires_in: int = Field(
-        limits.EXPIRES_IN_DEFAULT_S, ge=limits.EXPIRES_IN_MIN_S, le=limits.EXPIRES_IN_MAX_S, strict=True
+        limits.EXPIRES_IN_DEFAULT_S,
+        ge=limits.EXPIRES_IN_MIN_S,
+        le=limits.EXPIRES_IN_MAX_S,
+        strict=True,
+        description="Seconds. Default: the merchant's",
+        json_schema_extra=_no_default,
     )
     confirmations_required: int | None = Field(None, ge=1, le=limits.CONFIRMATIONS_MAX, strict=True)
     metadata: Annotated[dict[str, Any], AfterValidator(_small_json)] = Field(default_factory=dict)
@@ -92,8 +151,42 @@ class PaymentCreate(Body):
     redirect_url: WebUrl | None = None
     description: Text | None = Field(None, max_length=limits.DESCRIPTION_CHARS)
     tolerance: Text = Field(
-        "0", max_length=limits.AMOUNT_CHARS, description='What may be missing: "0.10" of the asset or "0.5%"'
+        "0",
+        max_length=limits.AMOUNT_CHARS,
+        description='What may be missing: "0.10" of the asset, with a price of its currency, or "0.5%". '
+        "Default: the merchant's",
+        json_schema_extra=_no_default,
     )
+
+    def given(self, field: str) -> Any:
+        """A field's value, None where it was left out."""
+        return getattr(self, field) if field in self.model_fields_set else None
+
+
+class KeyCreate(Body):
+    """An API key to be made. `admin` has every scope."""
+
+    name: Text = Field(min_length=1, max_length=limits.KEY_NAME_CHARS, description="What it is for, for people")
+    scopes: list[Scope] = Field(min_length=1, max_length=10)
+
+
+class ConfirmationTier(Body):
+    """Payments worth at most `up_to` of `currency` need so many confirmations."""
+
+    up_to: Amount
+    currency: Currency
+    confirmations: int = Field(ge=1, le=limits.CONFIRMATIONS_MAX, strict=True)
+
+
+class MerchantUpdate(Body):
+    """What payments get that say nothing of it. What is left out stays; null brings the original value back."""
+
+    confirmations_required: int | None = Field(
+        None, ge=1, le=limits.CONFIRMATIONS_MAX, strict=True, description="Null: each chain's own"
+    )
+    confirmation_tiers: list[ConfirmationTier] | None = Field(None, max_length=limits.CONFIRMATION_TIERS)
+    expires_in: int | None = Field(None, ge=limits.EXPIRES_IN_MIN_S, le=limits.EXPIRES_IN_MAX_S, strict=True)
+    tolerance: Text | None = Field(None, max_length=limits.AMOUNT_CHARS, description='"0.10" of the asset, or "0.5%"')
 
 
 class EndpointCreate(Body):

@@ -1,5 +1,6 @@
 """web3's HTTP provider with msgspec for decoding and no retries of its own."""
 
+import sys
 from typing import Any, cast
 
 import msgspec
@@ -10,6 +11,10 @@ from web3.types import RPCEndpoint, RPCResponse
 
 from app.blockchain.errors import TransientError, from_http
 from app.core import limits
+
+# py_ecc, which comes with web3, sets 100,000: JSON nested that deep, from a node or a page, would then not raise
+# RecursionError but overflow the C stack and end the process.
+sys.setrecursionlimit(limits.RECURSION_LEVELS)
 
 
 class NoAnswerError(TransientError):

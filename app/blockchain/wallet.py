@@ -1,7 +1,10 @@
 """HD addresses (BIP-32, BIP-39, BIP-44) through hdwallet."""
 
+import hmac
 import secrets
 
+from coincurve import PublicKey
+from eth_utils.crypto import keccak
 from hdwallet import HDWallet
 from hdwallet.cryptocurrencies import Ethereum
 from hdwallet.derivations import CustomDerivation
@@ -43,7 +46,8 @@ def account_xpub(mnemonic: str) -> str:
 class AddressDeriver:
     """Deposit addresses of an account-level xpub; no private key is involved.
 
-    Each branch is derived once and kept, which makes an address cost 0.24 ms instead of 12.5 ms from a mnemonic.
+    hdwallet derives the branches, once. The last step is CKDpub of BIP-32 with libsecp256k1: every payment takes it,
+    and hdwallet needs a third of a millisecond where this needs a tenth of that.
     """
 
     def __init__(self, xpub: str) -> None:
@@ -51,20 +55,19 @@ class AddressDeriver:
         account = _from_xpub(xpub)
         if account.depth() != ACCOUNT_DEPTH:
             raise ConfigError(f"PAYWATCH_XPUB: must be an account-level key, {ACCOUNT_PATH}")
-        self._branches: dict[int, HDWallet] = {}
+        self._branches: dict[int, tuple[PublicKey, bytes]] = {}  # with the chain code
         for branch in (NATIVE_BRANCH, TOKEN_BRANCH):
             wallet = _from_xpub(xpub).from_derivation(CustomDerivation(path=f"m/{branch}"))
-            # The first derivation of an hdwallet object must precede its first clean_derivation.
-            self._branches[branch] = _from_xpub(str(wallet.xpublic_key())).from_derivation(CustomDerivation(path="m/0"))
+            key = PublicKey(bytes.fromhex(str(wallet.public_key())))
+            self._branches[branch] = key, bytes.fromhex(str(wallet.chain_code()))
 
     def address(self, branch: int, index: int) -> bytes:
         """Address of `m/44'/60'/0'/branch/index`. Raises ValueError for an index outside 0 to 2**31 - 1."""
         if not 0 <= index <= MAX_INDEX:
             raise ValueError(f"HD index {index} is out of range")
-        wallet = self._branches[branch]
-        wallet.clean_derivation()
-        wallet.from_derivation(CustomDerivation(path=f"m/{index}"))
-        return bytes.fromhex(str(wallet.address())[2:])
+        parent, chain_code = self._branches[branch]
+        tweak = hmac.digest(chain_code, parent.format() + index.to_bytes(4, "big"), "sha512")[:32]
+        return keccak(parent.add(tweak).format(compressed=False)[1:])[-20:]
 
 
 def _from_xpub(xpub: str) -> HDWallet:

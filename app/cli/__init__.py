@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from app.cli import keys, sweep, webhooks
+from app.cli import api_keys, keys, sweep, webhooks
 from app.cli.chains import reconcile, rescan
 from app.cli.status import status
 from app.core.errors import PaywatchError
@@ -16,6 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they print local variables, keys among them
     rich_markup_mode=None,
 )
+keys.app.command("create")(api_keys.create)
+keys.app.command("list")(api_keys.list_)
+keys.app.command("revoke")(api_keys.revoke)
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(sweep.sweep_app, name="sweep")

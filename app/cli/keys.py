@@ -1,4 +1,4 @@
-"""`paywatch keys`"""
+"""`paywatch keys init`"""
 
 import json
 import sys
@@ -12,16 +12,11 @@ from app.core.config import load_settings
 from app.core.errors import ConfigError
 from app.services.wallet import NewWallet, new_wallet, store_wallet
 
-app = typer.Typer(help="The wallet that deposit addresses come from.", no_args_is_help=True)
+app = typer.Typer(help="The wallet that deposit addresses come from, and the API keys.", no_args_is_help=True)
 
 WORDS_PER_LINE: Final = 6
 WORD_CHARS: Final = 8  # the longest word of BIP-39's English list
 PASSWORD_CHARS: Final = 12  # scrypt makes each guess cost a second of one core, and no more
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `init` a command of its own: typer folds a group of one."""
 
 
 @app.command()

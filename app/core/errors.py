@@ -110,6 +110,10 @@ class RateLimited(PaywatchError):
     code = "rate_limited"
     title = "Too many requests"
 
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
 
 class ServiceUnavailable(PaywatchError):
     status = 503
@@ -120,3 +124,8 @@ class ServiceUnavailable(PaywatchError):
 class ChainUnavailable(ServiceUnavailable):
     code = "chain_unavailable"
     title = "Chain unavailable"
+
+
+class RateUnavailable(ServiceUnavailable):
+    code = "rate_unavailable"
+    title = "No fresh rate"

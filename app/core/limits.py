@@ -49,6 +49,18 @@ IDEMPOTENCY_KEEP_S: Final = 172_800  # two days: longer than any client's own re
 EXPIRES_IN_MIN_S: Final = 60  # less than a few blocks could never be paid in time
 EXPIRES_IN_MAX_S: Final = 2_592_000  # 30 days: open payments are re-read in every step
 EXPIRES_IN_DEFAULT_S: Final = 3_600  # an hour, as the design says
+STREAMS_PER_ADDRESS: Final = 10  # open at once; a browser opens six to one host
+STREAMS_MAX: Final = 1_000  # of one process: a file descriptor and a few KB each
+STREAM_POLL_S: Final = 0.5  # one query for all streams of a process; the longest that a change waits to be told
+STREAM_HEARTBEAT_S: Final = 15.0  # proxies commonly close what was silent for 30 to 60 s
+STREAM_LIFE_S: Final = 900.0  # a revoked key, and a client that has gone without a word, hold a stream for no longer
+STREAM_RETRY_S: Final = 1  # what a client waits before it connects again
+ACCEPT_OPTIONS: Final = 20  # ways to pay one payment: a checkout page shows no more, and each is quoted and watched
+CURRENCY_PATTERN: Final = r"^[A-Za-z0-9]{2,10}$"  # of fiat money or anything else that rates are told in
+CONFIRMATION_TIERS: Final = 20  # of a merchant; each payment reads them
+FORWARDED_HOPS: Final = 10  # proxies in a row that X-Forwarded-For is read through
+RATE_LIMIT_TIMEOUT_S: Final = 1.0  # Redis answers in a millisecond; a request is not held up for longer
+RATE_LIMIT_REST_S: Final = 10.0  # after a failure Redis is not asked for so long: requests pass without a wait
 PAGE_DEFAULT: Final = 20  # rows of a list when `limit` is absent
 PAGE_MAX: Final = 100  # rows of a list at most: a page with its transactions stays under a megabyte
 
@@ -56,7 +68,16 @@ PAGE_MAX: Final = 100  # rows of a list at most: a page with its transactions st
 MAX_UNITS: Final = 2**256 - 1  # what an EVM word can hold
 AMOUNT_CHARS: Final = 160  # 78 digits, a dot and 77 decimals fit; nothing longer is worth parsing
 
+# Rates
+RATE_TIMEOUT_S: Final = 3.0  # one question to one source; a storefront waits while they are tried in turn
+RATE_NODES: Final = 2  # endpoints of a chain that are asked for a price feed before the next source is
+RATE_ANSWER_BYTES: Final = 262_144  # of an HTTP source: a list of all of an exchange's rates is under 100 KB
+RATE_REUSED_PART: Final = 10  # a rate is used again for this part of its `max_age`: what is quoted is nearly as fresh
+RATE_REUSED_MAX_S: Final = 15.0  # and for no longer: a feed with an hour's heartbeat may have been updated since
+RATE_DIGITS: Final = 78  # before the point of a rate, or of zeros after it: more is no price
+
 # Process
+RECURSION_LEVELS: Final = 1_000  # Python's own default; what is nested deeper is an attack
 SHUTDOWN_S: Final = 8.0  # the process exits within 10 s of SIGTERM; this leaves 2 for what does not listen
 
 # Database
@@ -70,6 +91,10 @@ SQLITE_VARIABLES: Final = 30_000  # SQLite takes 32,766 in one statement
 
 # Rows of one go
 VERIFY_TRANSFERS: Final = 200  # receipts read again in one step
+KEYS_PER_MERCHANT: Final = 100  # that work; more is a loop that makes keys
+KEY_NAME_CHARS: Final = 100  # a line of a table
+MERCHANT_NAME_CHARS: Final = 100
+LAST_USED_EVERY_S: Final = 60.0  # a last use is told to the minute: a write for each request costs more
 ENDPOINTS_PER_MERCHANT: Final = 20  # each event is delivered to all of them
 CONFIRMATIONS_MAX: Final = 10_000  # a day of a fast chain; more is a typing error
 URL_CHARS: Final = 2_000  # what browsers and proxies agree on

@@ -2,6 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil, floor
 
 from app.core.limits import AMOUNT_CHARS, MAX_UNITS
 
@@ -50,6 +53,39 @@ def format_units(units: int, decimals: int) -> str:
     return f"{whole}.{digits}" if digits else str(whole)
 
 
+def parse_price(amount: str) -> str:
+    """Read a price in a currency whose decimals nobody knows: normalised as amounts are, and above zero.
+
+    Raises MoneyError.
+    """
+    if len(amount) > AMOUNT_CHARS or _AMOUNT.fullmatch(amount) is None:
+        raise MoneyError(
+            f'a price must be at most {AMOUNT_CHARS} decimal digits with at most one dot, such as "25" or "0.5"'
+        )
+    price = plain_digits(amount)
+    if price == "0":
+        raise MoneyError("a price must be above zero")
+    return price
+
+
+def plain_digits(digits: str) -> str:
+    """Decimal digits without the zeros that say nothing: `"025.50"` is `"25.5"`."""
+    whole, _, fraction = digits.partition(".")
+    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
+    return f"{whole}.{fraction}" if fraction else whole
+
+
+def price_units(price: str, rate: Decimal, decimals: int) -> int:
+    """Base units, of an asset with `decimals`, that are worth `price`, rounded up: never less than what was asked.
+
+    `rate` is what one whole unit of the asset is worth. Raises MoneyError above 2**256 − 1 units.
+    """
+    units: int = ceil(Fraction(price) * 10**decimals / Fraction(rate))
+    if units > MAX_UNITS:
+        raise MoneyError("the price is above 2**256 − 1 base units of the asset")
+    return units
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """How much less than asked still counts as paid: an amount of the asset, or parts per million of what is asked."""
@@ -70,6 +106,17 @@ class Tolerance:
         if units and units >= amount_units:
             raise MoneyError("the tolerance must be less than the amount")
         return units
+
+    def share(self, amount_units: int, units_each: Fraction) -> int:
+        """The tolerated shortfall in base units where what is asked is counted in something else than the asset.
+
+        `units_each`: base units of one of what the tolerance counts in. Rounds down; 0 where it would be the whole
+        amount or more.
+        """
+        if self.parts_per_million is not None:
+            return self.units(amount_units, 0)
+        units = floor(Fraction(self.amount or "0") * units_each)
+        return units if units < amount_units else 0
 
     def __str__(self) -> str:
         return self.text

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from app.core.limits import AMOUNT_CHARS, RATE_DIGITS
+from app.core.money import plain_digits
 from app.core.section import Section
 
 _PAIR: Final = re.compile(r"[A-Z0-9._₮-]{1,32}/[A-Z0-9]{2,10}")
@@ -24,6 +27,7 @@ class ChainlinkRates:
 
     chain: str
     feeds: Mapping[str, bytes] = field(hash=False)
+    max_age_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class HttpRates:
 
     url: str = field(repr=False)
     path: str
+    max_age_s: float | None = None
 
 
 RateSource = FixedRates | ChainlinkRates | HttpRates
@@ -39,10 +44,37 @@ RateSource = FixedRates | ChainlinkRates | HttpRates
 
 @dataclass(frozen=True)
 class Rates:
-    """The sources in the order they are tried. A rate older than `max_age_s` is no rate."""
+    """The sources in the order they are tried. A rate older than `max_age_s`, or than its source's own, is no rate."""
 
     max_age_s: float
     sources: tuple[RateSource, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One whole unit of a pair's base was worth `value` of its quote at `at`, by what `source` says."""
+
+    value: Decimal
+    source: str
+    at: datetime
+    reusable_until: datetime
+
+    @property
+    def text(self) -> str:
+        """The value as decimal digits, at most `AMOUNT_CHARS` of them."""
+        return plain_digits(format(self.value, "f"))
+
+
+def pair_of(base: str, quote: str) -> str:
+    """How sources name it: `pair_of("usdc", "USD") == "USDC/USD"`."""
+    return f"{base}/{quote}".upper()
+
+
+def is_price(value: Decimal) -> bool:
+    """Whether a number can be a rate: above zero, and of a size that can be kept as digits."""
+    if not value.is_finite() or value <= 0 or abs(value.adjusted()) > RATE_DIGITS:
+        return False
+    return len(format(value, "f")) <= AMOUNT_CHARS
 
 
 def read_rates(section: Section) -> Rates:
@@ -61,18 +93,25 @@ def _source(section: Section) -> RateSource:
     if kind == "chainlink":
         chain = section.text("chain")
         feeds = section.section("feeds", required=True)
-        source = ChainlinkRates(chain, {_pair(feeds, pair): feeds.address(pair) or b"" for pair in feeds.keys})
+        found = {_pair(feeds, pair): feeds.address(pair) or b"" for pair in feeds.keys}
+        source = ChainlinkRates(chain, found, _max_age_s(section))
     elif kind == "http":
         url = section.url("url", ("http", "https")) or ""
         if url and not ("{base}" in url and "{quote}" in url):
             section.problem("url", "must contain {base} and {quote}")
-        source = HttpRates(url, section.text("path"))
+        source = HttpRates(url, section.text("path"), _max_age_s(section))
     else:
         pairs = section.section("pairs", required=kind == "fixed")
         source = FixedRates({_pair(pairs, pair): _rate(pairs, pair) for pair in pairs.keys})
     if kind:
         section.finish()
     return source
+
+
+def _max_age_s(section: Section) -> float | None:
+    """The source's own, where it has one: a feed that is updated once an hour is fresh for an hour."""
+    section.used.add("max_age")
+    return section.number("max_age", 0.0, 1.0, 86_400.0) if section.has("max_age") else None
 
 
 def _pair(section: Section, pair: str) -> str:

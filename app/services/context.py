@@ -12,6 +12,7 @@ from app.core.secrets import SecretBox
 from app.db.engine import Database
 from app.services.blockchain.ahead import Ahead
 from app.services.blockchain.rotation import Rotation
+from app.services.rate_book import RateBook
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Context:
     guard: NetGuard
     ahead: Ahead = field(default_factory=Ahead)
     rotation: Rotation = field(default_factory=Rotation)
+    rates: RateBook = field(default_factory=RateBook)
     # What this process found wrong with a chain when it checked it, by chain id.
     mismatches: dict[int, str] = field(default_factory=dict)
 
@@ -45,6 +47,7 @@ class Context:
 
     async def close(self) -> None:
         self.ahead.close()
+        await self.rates.close()
         await self.nodes.close()
         await self.db.close()
 

@@ -13,10 +13,13 @@ from app.core.config import Settings
 from app.core.errors import ConfigError
 from app.core.logger import get_logger
 from app.core.queue import WakeUps, connect
+from app.core.throttle import Throttle
 from app.db import schema
 from app.services.blockchain.chains import prepare
 from app.services.context import Context, open_context
+from app.services.keys import KeyUse
 from app.services.merchants import ensure_first_merchant
+from app.services.streams import Streams
 from app.services.wallet import deposit_xpub
 
 log = get_logger(__name__)
@@ -29,6 +32,9 @@ class Gateway:
     context: Context
     deriver: AddressDeriver
     wake_ups: WakeUps
+    key_use: KeyUse
+    throttle: Throttle
+    streams: Streams
 
 
 @asynccontextmanager
@@ -40,6 +46,9 @@ async def running_gateway(settings: Settings, chains: ChainsFile, redis_url: str
     deriver = AddressDeriver(deposit_xpub(settings))
     context = open_context(settings, chains)
     wake_ups = WakeUps(connect(redis_url))
+    key_use = KeyUse(context.db)
+    throttle = Throttle(wake_ups.redis.connection_pool, settings.request_rate)
+    streams = Streams(context.db)
     try:
         await require_schema(settings)
         new_key = await ensure_first_merchant(context)
@@ -47,8 +56,10 @@ async def running_gateway(settings: Settings, chains: ChainsFile, redis_url: str
             # Not by the log, which may be shipped elsewhere.
             sys.stderr.write(f"\nAPI key, shown this once: {new_key}\n\n")
         await _prepare_chains(context)
-        yield Gateway(context, deriver, wake_ups)
+        yield Gateway(context, deriver, wake_ups, key_use, throttle, streams)
     finally:
+        streams.close()
+        await key_use.close()
         await wake_ups.close()
         await context.close()
 

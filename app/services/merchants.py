@@ -1,5 +1,6 @@
-"""The first merchant and its key, and who an API key belongs to."""
+"""Merchants: the first one, which the settings describe, and those that the operator adds."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -7,22 +8,21 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
 from app.core.clock import utc_now
-from app.core.errors import Unauthorized
+from app.core.errors import ConfigError
 from app.core.ids import new_id
 from app.core.secrets import hash_api_key, new_api_key, new_webhook_secret, rotated
 from app.db.models import ApiKey, Merchant
 from app.db.repositories import merchants
 from app.services.context import Context
-
-SETTINGS_KEY = "PAYWATCH_API_KEY"
+from app.services.keys import SETTINGS_KEY, KeyView, NewKeyView, Scope, create_key, key_view
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who makes a request."""
+class MerchantKey:
+    """A key and its merchant's name."""
 
-    merchant_id: str
-    key_id: str
+    merchant: str
+    key: KeyView
 
 
 async def ensure_first_merchant(context: Context) -> str | None:
@@ -36,14 +36,7 @@ async def ensure_first_merchant(context: Context) -> str | None:
         merchant = await merchants.first(session)
         secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else None
         if merchant is None:
-            merchant = Merchant(
-                id=new_id("mer"),
-                name="default",
-                webhook_secret=context.box.encrypt(secret or new_webhook_secret()),
-                created_at=utc_now(),
-            )
-            session.add(merchant)
-            await session.flush()
+            merchant = await _add(context, session, "default", secret or new_webhook_secret())
         else:
             stored = context.box.decrypt(merchant.webhook_secret)  # also without a new one: a wrong key shows now
             if secret is not None and secret != stored:
@@ -65,12 +58,43 @@ async def first_webhook_secret(context: Context) -> str | None:
     return None if merchant is None else context.box.decrypt(merchant.webhook_secret)
 
 
-async def authenticate(session: AsyncSession, key: str) -> Caller:
-    """Whose key it is. Raises Unauthorized."""
-    row = await merchants.by_key_hash(session, hash_api_key(key))
-    if row is None:
-        raise Unauthorized("the API key is not known")
-    return Caller(row.merchant_id, row.id)
+async def make_key(
+    context: Context, merchant: str | None, new_merchant: bool, name: str, scopes: Collection[Scope]
+) -> NewKeyView:
+    """Make a key of the merchant with that name, None being the first; `new_merchant` makes the merchant if need be.
+
+    Raises ConfigError when there is no such merchant, and what `create_key` raises.
+    """
+    async with context.db.write() as session:
+        owner = await _named(context, session, merchant, new_merchant)
+        return await create_key(session, owner.id, name, scopes)
+
+
+async def keys_of_all(context: Context) -> list[MerchantKey]:
+    """Every merchant's keys, oldest first."""
+    async with context.db.read() as session:
+        return [MerchantKey(name, key_view(row)) for name, row in await merchants.all_keys(session)]
+
+
+async def _named(context: Context, session: AsyncSession, name: str | None, make: bool) -> Merchant:
+    first = await merchants.first(session)
+    if first is None:  # otherwise the one made here would be the settings' own
+        raise ConfigError("there is no merchant yet: start the server once, which makes the first one")
+    found = first if name is None else await merchants.by_name(session, name)
+    if found is not None:
+        return found
+    if name is None or not make:
+        raise ConfigError(f"there is no merchant {name!r}; add --new-merchant to make one")
+    return await _add(context, session, name, new_webhook_secret())
+
+
+async def _add(context: Context, session: AsyncSession, name: str, webhook_secret: str) -> Merchant:
+    merchant = Merchant(
+        id=new_id("mer"), name=name, webhook_secret=context.box.encrypt(webhook_secret), created_at=utc_now()
+    )
+    session.add(merchant)
+    await session.flush()
+    return merchant
 
 
 def _rotate_secret(merchant: Merchant, sealed: bytes) -> None:
@@ -92,5 +116,12 @@ async def _replace_key(session: AsyncSession, merchant_id: str, keys: list[ApiKe
             old.revoked_at = now
     if all(old.key_hash != hashed for old in keys):
         session.add(
-            ApiKey(id=new_id("key"), merchant_id=merchant_id, name=SETTINGS_KEY, key_hash=hashed, created_at=now)
+            ApiKey(
+                id=new_id("key"),
+                merchant_id=merchant_id,
+                name=SETTINGS_KEY,
+                key_hash=hashed,
+                scopes=["admin"],
+                created_at=now,
+            )
         )

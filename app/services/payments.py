@@ -1,80 +1,47 @@
 """Payments on the merchant's side: create, look up, cancel."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.blockchain.wallet import NATIVE_BRANCH, TOKEN_BRANCH, AddressDeriver
-from app.core import limits
-from app.core.chains import Asset, Chain
 from app.core.clock import utc_now
-from app.core.errors import (
-    ChainUnavailable,
-    DuplicateOrder,
-    FieldError,
-    InvalidAmount,
-    InvalidRequest,
-    NotCancellable,
-    NotFound,
-    UnknownToken,
-)
+from app.core.errors import DuplicateOrder, FieldError, NotCancellable, NotFound
 from app.core.ids import new_id
-from app.core.money import MoneyError, parse_tolerance, parse_units
 from app.db.models import Payment, PaymentOption
 from app.db.repositories import addresses, chains, payments
 from app.db.repositories.payments import PaymentFilter, PaymentRecord
 from app.services.context import Context
 from app.services.decide import Change
 from app.services.ledger import Cause, Story, payment_state, store
+from app.services.quotes import Accepted, NewPayment, Price, Quote, Quoted, quote
 from app.services.views import PaymentView, payment_view
 
-__all__ = ["NewPayment", "PaymentFilter", "cancel", "create", "get", "list_page", "quote"]
-
-
-@dataclass(frozen=True, slots=True)
-class NewPayment:
-    """What a storefront asks for. `token` is a symbol or a contract, `tolerance` like "0.10" or "0.5%"."""
-
-    chain: str
-    token: str
-    amount: str
-    order_id: str | None = None
-    expires_in_s: int = limits.EXPIRES_IN_DEFAULT_S
-    confirmations_required: int | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    webhook_url: str | None = None
-    redirect_url: str | None = None
-    description: str | None = None
-    tolerance: str = "0"
-
-
-@dataclass(frozen=True, slots=True)
-class _Quote:
-    """One option of a payment to be: what must arrive, in which asset of which chain."""
-
-    chain: Chain
-    asset: Asset
-    amount_units: int
-    tolerance_units: int
-    confirmations_required: int
+__all__ = [
+    "Accepted",
+    "NewPayment",
+    "PaymentFilter",
+    "Price",
+    "Quoted",
+    "cancel",
+    "create",
+    "get",
+    "list_page",
+    "quote",
+]
 
 
 async def create(
-    context: Context, session: AsyncSession, deriver: AddressDeriver, merchant_id: str, wanted: NewPayment, cause: Cause
+    context: Context, session: AsyncSession, deriver: AddressDeriver, merchant_id: str, quoted: Quoted, cause: Cause
 ) -> PaymentView:
-    """Give out a fresh address and write the payment with its `payment.created`.
+    """Give out a fresh address and write the payment, as quoted, with its `payment.created`.
 
-    Raises UnknownChain, UnknownToken, InvalidAmount, InvalidRequest, ChainUnavailable or DuplicateOrder; nothing is
-    written then.
+    Raises DuplicateOrder; nothing is written then.
     """
-    quotes = [quote(context, wanted)]
-    for each in quotes:
-        await _require_watched(session, each)
+    wanted, quotes = quoted.wanted, quoted.quotes
     now = utc_now()
     branch = NATIVE_BRANCH if any(each.asset.is_native for each in quotes) else TOKEN_BRANCH
     if wanted.order_id is not None:
@@ -90,13 +57,15 @@ async def create(
         flags=[],
         version=1,
         option_position=0,
+        price_amount=quoted.price and quoted.price.amount,
+        price_currency=quoted.price and quoted.price.currency,
         order_id=wanted.order_id,
         description=wanted.description,
         metadata_=wanted.metadata,
         redirect_url=wanted.redirect_url,
         webhook_url=wanted.webhook_url,
         created_at=now,
-        expires_at=now + timedelta(seconds=wanted.expires_in_s),
+        expires_at=now + timedelta(seconds=quoted.expires_in_s),
     )
     try:
         async with session.begin_nested():
@@ -110,36 +79,10 @@ async def create(
     options = [_option(payment.id, position, each) for position, each in enumerate(quotes)]
     session.add_all(options)
     await session.flush()
-    tokens = await chains.list_tokens(session, {each.chain.chain_id for each in quotes})
-    record = PaymentRecord(payment, address, options, [], tokens)
-    cursors = await chains.list_states(session)
+    record = PaymentRecord(payment, address, options, [], quoted.tokens)
     state = payment_state(context, record)
-    await store(context, session, [Story(record, [Change("payment.created", state)])], cause, cursors, now)
-    return payment_view(record, state, cursors, context.settings.effective_public_url)
-
-
-def quote(context: Context, wanted: NewPayment) -> _Quote:
-    """Check what was asked against chains.yaml. Raises UnknownChain, UnknownToken, InvalidAmount, InvalidRequest."""
-    chain = context.chain(wanted.chain)
-    asset = chain.asset(wanted.token)
-    if asset is None:
-        known = ", ".join(each.symbol for each in chain.assets)
-        raise UnknownToken(f"chain {chain.name!r} has no token {wanted.token!r}; it has {known}")
-    try:
-        amount_units = parse_units(wanted.amount, asset.decimals)
-        if amount_units == 0:
-            raise MoneyError("an amount must be above zero")
-    except MoneyError as error:
-        raise InvalidAmount(str(error), [FieldError("amount", str(error))]) from error
-    try:
-        tolerance_units = parse_tolerance(wanted.tolerance).units(amount_units, asset.decimals)
-    except MoneyError as error:
-        raise InvalidRequest(str(error), [FieldError("tolerance", str(error))]) from error
-    if len(json.dumps(wanted.metadata, ensure_ascii=False).encode()) > limits.METADATA_BYTES:
-        message = f"metadata has at most {limits.METADATA_BYTES} bytes as JSON"
-        raise InvalidRequest(message, [FieldError("metadata", message)])
-    confirmations = wanted.confirmations_required or chain.confirmations_required
-    return _Quote(chain, asset, amount_units, tolerance_units, confirmations)
+    await store(context, session, [Story(record, [Change("payment.created", state)])], cause, quoted.cursors, now)
+    return payment_view(record, state, quoted.cursors, context.settings.effective_public_url)
 
 
 async def get(context: Context, session: AsyncSession, merchant_id: str, payment_id: str) -> PaymentView:
@@ -191,15 +134,6 @@ async def _views(context: Context, session: AsyncSession, payment_ids: Sequence[
     return [payment_view(record, payment_state(context, record), cursors, url) for record in records]
 
 
-async def _require_watched(session: AsyncSession, quoted: _Quote) -> None:
-    """Without a cursor the first payment could be mined before anybody looks; a halted chain sees nothing."""
-    state = await chains.get_state(session, quoted.chain.chain_id)
-    if state is None or await chains.get_token(session, quoted.chain.chain_id, quoted.asset.address) is None:
-        raise ChainUnavailable(f"chain {quoted.chain.name!r} is not watched yet: its node has not been checked")
-    if state.halt_code is not None:
-        raise ChainUnavailable(f"chain {quoted.chain.name!r} is halted: {state.halt_detail}")
-
-
 async def _refuse_second(session: AsyncSession, merchant_id: str, order_id: str) -> None:
     existing = await payments.find_by_order(session, merchant_id, order_id)
     if existing is not None:
@@ -207,7 +141,7 @@ async def _refuse_second(session: AsyncSession, merchant_id: str, order_id: str)
         raise DuplicateOrder(message, [FieldError("order_id", message)])
 
 
-def _option(payment_id: str, position: int, quoted: _Quote) -> PaymentOption:
+def _option(payment_id: str, position: int, quoted: Quote) -> PaymentOption:
     return PaymentOption(
         payment_id=payment_id,
         position=position,
@@ -218,4 +152,7 @@ def _option(payment_id: str, position: int, quoted: _Quote) -> PaymentOption:
         tolerance_units=quoted.tolerance_units,
         received_units=0,
         confirmations_required=quoted.confirmations_required,
+        rate=quoted.rate and quoted.rate.text,
+        rate_source=quoted.rate and quoted.rate.source,
+        rate_at=quoted.rate and quoted.rate.at,
     )

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.core.clock import rfc3339
 from app.core.evm import NATIVE_ASSET, checksum, hex0x, payment_uri
 from app.core.money import format_units
-from app.db.models import ChainState, Outflow, PaymentOption, Token, Transaction
+from app.db.models import ChainState, Outflow, Payment, PaymentOption, Token, Transaction
 from app.db.repositories.payments import PaymentRecord
 from app.services.decide import Flag, OptionState, PaymentState, Status
 
@@ -49,8 +49,18 @@ class OutflowView(View):
     status: Literal["canonical", "orphaned"]
 
 
+class PriceView(View):
+    """What a payment was asked for in a currency."""
+
+    amount: str
+    currency: str
+
+
 class OptionView(View):
-    """One way to pay; options are never added together."""
+    """One way to pay; options are never added together.
+
+    `rate` is what one whole token was worth in the price's currency, by `rate_source` at `rate_at`; null without one.
+    """
 
     chain: str
     chain_id: int
@@ -64,6 +74,9 @@ class OptionView(View):
     amount_due: str
     confirmations_required: int
     payment_uri: str
+    rate: str | None
+    rate_source: str | None
+    rate_at: str | None
 
 
 class PaymentView(View):
@@ -84,6 +97,7 @@ class PaymentView(View):
     amount_received: str
     amount_received_units: str
     amount_due: str
+    price: PriceView | None
     address: str
     payment_uri: str
     checkout_url: str
@@ -109,8 +123,9 @@ def payment_view(
 ) -> PaymentView:
     """Show `record` as it is in `state`; `cursors` by chain id give the confirmations."""
     row = record.payment
+    paid = any(option.received_units >= option.needed_units for option in state.options)
     options = [
-        _option_view(record, option, option_state)
+        _option_view(record, option, option_state, paid)
         for option, option_state in zip(record.options, state.options, strict=True)
     ]
     shown = options[state.option]
@@ -120,6 +135,7 @@ def payment_view(
         flags=sorted(state.flags),
         version=state.version,
         **shown.model_dump(),
+        price=_price_view(row),
         address=checksum(record.address),
         checkout_url=f"{public_url}/pay/{row.id}",
         detected_in_block=state.detected_in_block,
@@ -139,11 +155,16 @@ def payment_view(
     )
 
 
-def _option_view(record: PaymentRecord, option: PaymentOption, state: OptionState) -> OptionView:
+def _price_view(row: Payment) -> PriceView | None:
+    if row.price_amount is None or row.price_currency is None:
+        return None
+    return PriceView(amount=row.price_amount, currency=row.price_currency)
+
+
+def _option_view(record: PaymentRecord, option: PaymentOption, state: OptionState, paid: bool) -> OptionView:
+    """`paid`: by this option or another; nothing is due in any of them then."""
     token = record.tokens[option.chain_id, option.asset]
-    due_units = max(state.amount_units - state.received_units, 0)
-    if state.received_units >= state.needed_units:
-        due_units = 0
+    due_units = 0 if paid else state.amount_units - state.received_units
     return OptionView(
         chain=option.chain,
         chain_id=option.chain_id,
@@ -158,6 +179,9 @@ def _option_view(record: PaymentRecord, option: PaymentOption, state: OptionStat
         confirmations_required=state.confirmations_required,
         # A payer who sent a part is asked for the rest.
         payment_uri=payment_uri(option.chain_id, record.address, option.asset, due_units or state.amount_units),
+        rate=option.rate,
+        rate_source=option.rate_source,
+        rate_at=rfc3339(option.rate_at) if option.rate_at else None,
     )
 
 

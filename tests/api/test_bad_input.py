@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.gateway import Devnet
 from tests.support.problems import read_problem
 
 GOOD = {"chain": "devnet", "token": "USDC", "amount": "25"}
@@ -140,6 +141,69 @@ async def test_a_missing_field_is_named(shared_client: httpx.AsyncClient, field:
     body = {name: value for name, value in GOOD.items() if name != field}
     problem = read_problem(await shared_client.post("/v1/payments", json=body), 422)
     assert [error["path"] for error in problem["errors"]] == [field]
+
+
+PRICED = {"price": {"amount": "25", "currency": "USD"}, "accept": [{"chain": "devnet", "token": "USDC"}]}
+USDC_WAY = {"chain": "devnet", "token": "USDC"}
+
+
+def mispriced(paths: str, code: str = "validation_error", **changed: Any) -> Any:
+    """A case: a good price with some fields changed (None takes one away), the wrong paths and the code."""
+    body = {name: value for name, value in (PRICED | changed).items() if value is not None}
+    return pytest.param(body, paths, code, id=str(changed)[:60])
+
+
+@pytest.mark.parametrize(
+    ("body", "paths", "code"),
+    [
+        mispriced("price accept", chain="devnet", token="USDC", amount="25"),
+        mispriced("price accept", amount="25"),
+        mispriced("price", chain="devnet", token="USDC", amount="25", accept=None),
+        mispriced("accept", chain="devnet", token="USDC", amount="25", price=None),
+        mispriced("price", price=None),
+        mispriced("accept", accept=None),
+        mispriced("chain token amount", price=None, accept=None),
+        mispriced("chain token", price=None, accept=None, amount="25"),
+        mispriced("amount", "invalid_amount", price=None, accept=None, chain="devnet", token="USDC"),
+        mispriced("price", price="25 USD"),
+        mispriced("price.currency", price={"amount": "25"}),
+        mispriced("price.amount", "invalid_amount", price={"currency": "USD"}),
+        mispriced("price.amount", "invalid_amount", price={"amount": 25, "currency": "USD"}),
+        mispriced("price.amount", "invalid_amount", price={"amount": "0.00", "currency": "USD"}),
+        mispriced("price.amount", "invalid_amount", price={"amount": "-1", "currency": "USD"}),
+        mispriced("price.amount", "invalid_amount", price={"amount": "1e3", "currency": "USD"}),
+        mispriced("price.amount", "invalid_amount", price={"amount": "9" * 161, "currency": "USD"}),
+        mispriced("price.currency", price={"amount": "25", "currency": ""}),
+        mispriced("price.currency", price={"amount": "25", "currency": "US/D"}),
+        mispriced("price.currency", price={"amount": "25", "currency": "USD\n"}),
+        mispriced("price.currency", price={"amount": "25", "currency": "ÜSD"}),
+        mispriced("price.currency", price={"amount": "25", "currency": "A" * 11}),
+        mispriced("price.rate", price={"amount": "25", "currency": "USD", "rate": "1"}),
+        mispriced("accept", accept=[]),
+        mispriced("accept", accept=[USDC_WAY] * 21),
+        mispriced("accept", accept="USDC"),
+        mispriced("accept.1", accept=[USDC_WAY, {"chain": "devnet", "token": "usdc"}]),
+        mispriced("accept.0.token", accept=[{"chain": "devnet"}]),
+        mispriced("accept.0.amount", accept=[USDC_WAY | {"amount": "1"}]),
+        mispriced("accept.1.chain", "unknown_chain", accept=[USDC_WAY, {"chain": "nowhere", "token": "USDC"}]),
+        mispriced("accept.1.token", "unknown_token", accept=[USDC_WAY, {"chain": "devnet", "token": "DOGE"}]),
+        mispriced("tolerance", tolerance="25.00"),
+        mispriced("tolerance", tolerance="100%"),
+    ],
+)
+async def test_a_wrong_price_is_named_and_nothing_is_written(
+    shared_client: httpx.AsyncClient, body: dict[str, Any], paths: str, code: str
+) -> None:
+    problem = read_problem(await shared_client.post("/v1/payments", json=body), 422, code)
+    assert [error["path"] for error in problem["errors"]] == paths.split()
+
+
+async def test_a_token_and_its_contract_are_the_same_way_to_pay(
+    shared_client: httpx.AsyncClient, devnet: Devnet
+) -> None:
+    body = PRICED | {"accept": [USDC_WAY, {"chain": "devnet", "token": devnet.usdc}]}
+    problem = read_problem(await shared_client.post("/v1/payments", json=body), 422, "validation_error")
+    assert [error["path"] for error in problem["errors"]] == ["accept.1"]
 
 
 def nested(levels: int) -> str:

@@ -20,11 +20,12 @@ FIELDS = {
     *("checkout_url", "confirmations_required", "detected_in_block", "transactions", "options", "order_id", "metadata"),
     *("description", "redirect_url", "created_at", "expires_at", "detected_at", "confirmed_at", "settled_at"),
 }
-EXTRA_FIELDS = {"webhook_url", "sweeps"}
+EXTRA_FIELDS = {"webhook_url", "sweeps", "price"}
 OPTION_FIELDS = {
     *("chain", "chain_id", "token", "token_address", "decimals", "amount", "amount_units", "amount_received"),
     *("amount_received_units", "amount_due", "confirmations_required", "payment_uri"),
 }
+RATE_FIELDS = {"rate", "rate_source", "rate_at"}
 EVENT_FIELDS = {"id", "type", "payment_id", "version", "created_at", "cause", "data"}
 A_DAY = timedelta(days=1)
 
@@ -95,8 +96,9 @@ async def test_a_token_payment_has_every_field_of_the_contract(client: httpx.Asy
         "settled_at": None,
     }
     [option] = payment["options"]
-    assert set(option) == OPTION_FIELDS
-    assert option == {name: payment[name] for name in OPTION_FIELDS}
+    assert set(option) == OPTION_FIELDS | RATE_FIELDS
+    assert option == {name: payment[name] for name in OPTION_FIELDS} | dict.fromkeys(RATE_FIELDS)
+    assert payment["price"] is None
 
 
 async def test_a_native_payment_has_no_token_address_and_a_native_uri(client: httpx.AsyncClient) -> None:

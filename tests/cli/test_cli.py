@@ -223,6 +223,43 @@ async def test_listen_says_what_is_wrong_with_its_secret_or_its_port(tmp_path: P
     assert (answer.code, "cannot listen there" in answer.error) == (1, True)
 
 
+async def test_the_operator_makes_lists_and_revokes_keys_and_merchants(tmp_path: Path, anvil: Anvil) -> None:
+    token = await anvil.deploy("TestToken", "USD Coin", "USDC", 6)
+    async with Gateway(tmp_path, free_port(), anvil.url, token) as gateway:
+        shop = ("keys", "create", "--merchant", "Mug shop", "--name", "till", "--scope", "payments:read")
+        refused = await paywatch(tmp_path, *shop)
+        assert (refused.code, refused.out) == (1, "")
+        assert "--new-merchant" in refused.error
+        made = await paywatch(tmp_path, *shop, "--scope", "payments:write", "--new-merchant")
+        assert made.code == 0, made.error
+        key = made.out.strip()
+        listed = json.loads((await paywatch(tmp_path, "keys", "list", "--json")).out)
+        assert [(each["merchant"], each["name"]) for each in listed] == [
+            ("default", "PAYWATCH_API_KEY"),
+            ("Mug shop", "till"),
+        ]
+        assert key not in json.dumps(listed)
+        table = (await paywatch(tmp_path, "keys", "list")).out
+        assert "Mug shop" in table
+        assert listed[1]["id"] in table
+
+        async with httpx.AsyncClient(
+            base_url=gateway.url, headers={"authorization": f"Bearer {key}"}, trust_env=False
+        ) as client:
+            await gateway.post("/v1/payments", {"chain": "devnet", "token": "USDC", "amount": "1"})
+            assert (await client.get("/v1/payments")).json()["data"] == []  # another merchant's
+            revoked = await paywatch(tmp_path, "keys", "revoke", listed[1]["id"])
+            assert revoked.code == 0, revoked.error
+            assert (await client.get("/v1/payments")).status_code == 401
+        assert (await paywatch(tmp_path, "keys", "revoke", "key_unknown")).code == 1
+
+
+async def test_a_key_with_a_scope_that_does_not_exist_is_exit_code_2(tmp_path: Path) -> None:
+    answer = await paywatch(tmp_path, "keys", "create", "--name", "x", "--scope", "payments:steal")
+    assert answer.code == 2
+    assert "payments:read" in answer.error
+
+
 # --- what it refuses
 
 

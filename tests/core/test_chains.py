@@ -127,6 +127,17 @@ def test_every_key_of_the_design_is_read(tmp_path: Path) -> None:
     assert found.path == tmp_path / "chains.yaml"
 
 
+def test_a_source_of_rates_may_have_an_age_of_its_own(tmp_path: Path) -> None:
+    found = load(FULL.replace("feeds:", "max_age: 3900, feeds:"), tmp_path, ETHEREUM_RPC_URL="http://a", KEY="k1")
+    assert found.rates is not None
+    assert [getattr(source, "max_age_s", None) for source in found.rates.sources] == [None, 3900.0, None]
+    text = FULL.replace("kind: http,", "kind: http, max_age: 0,").replace("{kind: fixed,", "{kind: fixed, max_age: 5,")
+    assert problems(text, tmp_path, ETHEREUM_RPC_URL="http://a", KEY="k1") == [
+        "rates.sources[0].max_age: unknown key",
+        "rates.sources[2].max_age: must be a number from 1 to 86400",
+    ]
+
+
 def test_what_is_left_out_has_a_sensible_default(tmp_path: Path) -> None:
     chain = load_chain(tmp_path)
     assert chain == Chain(

@@ -1,13 +1,15 @@
 """Goal: an amount survives the way in and out exactly at any size, and whatever is not an amount is refused."""
 
 import re
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.limits import AMOUNT_CHARS, MAX_UNITS
-from app.core.money import MoneyError, format_units, parse_tolerance, parse_units
+from app.core.money import MoneyError, format_units, parse_price, parse_tolerance, parse_units, price_units
 
 
 @given(units=st.integers(0, MAX_UNITS), decimals=st.integers(0, 77))
@@ -132,3 +134,48 @@ def test_a_tolerance_finer_than_the_asset_is_refused() -> None:
 
 def test_a_tolerance_is_told_as_it_was_given() -> None:
     assert str(parse_tolerance("0.5%")) == "0.5%"
+
+
+# --- prices
+
+
+@given(
+    price=st.integers(1, 10**30).map(lambda cents: format_units(cents, 2)),
+    rate=st.decimals("0.000000000001", 10**12, allow_nan=False, allow_infinity=False),
+    decimals=st.integers(0, 18),
+)
+def test_a_price_is_never_converted_to_too_little_nor_to_a_unit_too_much(
+    price: str, rate: Decimal, decimals: int
+) -> None:
+    units = price_units(price, rate, decimals)
+    worth_of_one = Fraction(rate) / 10**decimals
+    assert units * worth_of_one >= Fraction(price)
+    assert (units - 1) * worth_of_one < Fraction(price)
+
+
+def test_a_price_beyond_256_bits_is_refused() -> None:
+    assert price_units(str(MAX_UNITS), Decimal(1), 0) == MAX_UNITS
+    with pytest.raises(MoneyError):
+        price_units(str(MAX_UNITS), Decimal("0.9999999999"), 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "price"), [("25", "25"), ("025.50", "25.5"), ("0.10", "0.1"), ("100", "100"), ("9" * 160, "9" * 160)]
+)
+def test_a_price_is_normalised(text: str, price: str) -> None:
+    assert parse_price(text) == price
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.00", "-1", "1e3", " 1", "1.", ".5", "NaN", "\uff11", "9" * 161])
+def test_what_is_no_price_is_refused(text: str) -> None:
+    with pytest.raises(MoneyError):
+        parse_price(text)
+
+
+def test_a_tolerance_in_another_currency_is_converted_and_rounded_down() -> None:
+    ten_cents, half_a_percent = parse_tolerance("0.10"), parse_tolerance("0.5%")
+    cents_each = Fraction(10**6, 3)  # base units of one of the currency, at a rate of 3
+    assert ten_cents.share(25_000_000, cents_each) == 33_333
+    assert half_a_percent.share(1_999, cents_each) == 9
+    assert ten_cents.share(33_334, cents_each) == 33_333
+    assert ten_cents.share(33_333, cents_each) == 0  # the whole amount: none of it is tolerated

@@ -52,11 +52,17 @@ def settings_from_environment(monkeypatch: pytest.MonkeyPatch, **variables: str)
 
 async def create(gateway: Gateway, **changed: Any) -> PaymentView:
     values: dict[str, Any] = {"chain": "devnet", "token": "USDC", "amount": "25"}
+    merchant_id = await first_merchant_id(gateway)
+    quoted = await payments.quote(gateway.context, merchant_id, NewPayment(**(values | changed)))
     async with gateway.context.db.write() as session:
+        return await payments.create(gateway.context, session, gateway.deriver, merchant_id, quoted, CAUSE)
+
+
+async def first_merchant_id(gateway: Gateway) -> str:
+    async with gateway.context.db.read() as session:
         merchant = await merchants.first(session)
-        assert merchant is not None
-        wanted = NewPayment(**(values | changed))
-        return await payments.create(gateway.context, session, gateway.deriver, merchant.id, wanted, CAUSE)
+    assert merchant is not None
+    return merchant.id
 
 
 @pytest.mark.parametrize("wallet", ["mnemonic", "mnemonic file", "xpub"])
@@ -126,11 +132,12 @@ async def test_what_is_rolled_back_leaves_nothing(gateway: Gateway) -> None:
     before = await row_counts(gateway.context.db)
 
     async def failing() -> None:
+        merchant_id = await first_merchant_id(gateway)
+        quoted = await payments.quote(
+            gateway.context, merchant_id, NewPayment(chain="devnet", token="USDC", amount="1")
+        )
         async with gateway.context.db.write() as session:
-            merchant = await merchants.first(session)
-            assert merchant is not None
-            wanted = NewPayment(chain="devnet", token="USDC", amount="1")
-            await payments.create(gateway.context, session, gateway.deriver, merchant.id, wanted, CAUSE)
+            await payments.create(gateway.context, session, gateway.deriver, merchant_id, quoted, CAUSE)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -266,23 +266,26 @@ class World:
         symbol = rng.choice(list(ASSETS))
         decimals = 6 if symbol == "USDC" else 18
         units = rng.choice((1, 2, 10**6, 10**decimals, rng.randrange(1, 10**9), rng.randrange(1, 10 ** (decimals + 5))))
+        expires_in_s, confirmations = rng.choice(EXPIRIES_S), rng.choice((None, None, 1, 4))
+        tolerance = rng.choice(("0", "0", "1%", "25%"))
         wanted = NewPayment(
             chain="simulated",
             token=symbol,
             amount=format(Decimal(units).scaleb(-decimals), "f"),
-            expires_in_s=rng.choice(EXPIRIES_S),
-            confirmations_required=rng.choice((None, None, 1, 4)),
-            tolerance=rng.choice(("0", "0", "1%", "25%")),
+            expires_in_s=expires_in_s,
+            confirmations_required=confirmations,
+            tolerance=tolerance,
             webhook_url=rng.choice((None, WEBHOOK_URL)),
         )
-        tolerance_units = units * int(wanted.tolerance.rstrip("%")) // 100
+        tolerance_units = units * int(tolerance.rstrip("%")) // 100
         return wanted, Order("", b"", ASSETS[symbol], units, tolerance_units, 0)
 
     async def _create(self, wanted: NewPayment) -> payments.PaymentView:
         context, installation = self.api.context, self.installation
+        quoted = await payments.quote(context, installation.merchant_id, wanted)
         async with context.db.write() as session:
             return await payments.create(
-                context, session, installation.deriver, installation.merchant_id, wanted, Cause("api_key", {})
+                context, session, installation.deriver, installation.merchant_id, quoted, Cause("api_key", {})
             )
 
     async def _cancel(self, payment_id: str) -> payments.PaymentView:

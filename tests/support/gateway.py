@@ -1,16 +1,19 @@
 """A gateway on real parts for tests of the API and the services: one devnet chain, one merchant, an HTTP client."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
+import uvicorn
 from sqlalchemy import func, select
 
-from app.core.chains import Chain, ChainsFile, Finality, Native, Sweep, Token
+from app.core.chains import Chain, ChainsFile, Finality, Native, Rates, Sweep, Token
 from app.core.clock import utc_now
 from app.core.config import Settings
 from app.core.evm import to_bytes20
@@ -20,6 +23,7 @@ from app.db.base import Base
 from app.db.engine import Database
 from app.db.models import ApiKey, Merchant
 from app.services.gateway import Gateway, running_gateway
+from devnet.ports import free_port
 from server import create_app
 from tests.support.anvil import MNEMONIC, Anvil
 
@@ -76,14 +80,17 @@ def settings_for(db_url: str, redis_url: str, **changed: Any) -> Settings:
     return Settings(_env_file=None, **(values | changed))
 
 
-def chains_of(*chains: Chain) -> ChainsFile:
-    return ChainsFile(path=Path("chains.yaml"), chains=chains, rates=None)
+def chains_of(*chains: Chain, rates: Rates | None = None) -> ChainsFile:
+    return ChainsFile(path=Path("chains.yaml"), chains=chains, rates=rates)
 
 
 @asynccontextmanager
-async def open_gateway(db_url: str, redis_url: str, *chains: Chain, **changed: Any) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    db_url: str, redis_url: str, *chains: Chain, rates: Rates | None = None, **changed: Any
+) -> AsyncIterator[Gateway]:
     """A gateway over a migrated database; `changed` are settings."""
-    async with running_gateway(settings_for(db_url, redis_url, **changed), chains_of(*chains), redis_url) as gateway:
+    settings = settings_for(db_url, redis_url, **changed)
+    async with running_gateway(settings, chains_of(*chains, rates=rates), redis_url) as gateway:
         yield gateway
 
 
@@ -96,8 +103,26 @@ def client_of(gateway: Gateway, api_key: str = API_KEY) -> httpx.AsyncClient:
     )
 
 
-async def add_merchant(gateway: Gateway, api_key: str) -> str:
-    """Another merchant with a key of its own; its id."""
+@asynccontextmanager
+async def serving(gateway: Gateway) -> AsyncIterator[str]:
+    """The application behind a real HTTP server, for what does not end by itself; its URL."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(gateway), port=port, log_config=None, lifespan="off"))
+    with patch.object(server, "capture_signals", nullcontext):
+        task = asyncio.create_task(server.serve())
+        while not server.started:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            gateway.streams.close()
+            server.should_exit = True
+            await task
+
+
+async def add_merchant(gateway: Gateway, api_key: str, *scopes: str) -> str:
+    """Another merchant with a key of its own, by default with every scope; its id."""
     async with gateway.context.db.write() as session:
         secret = gateway.context.box.encrypt(WEBHOOK_SECRET)
         now = utc_now()
@@ -106,7 +131,12 @@ async def add_merchant(gateway: Gateway, api_key: str) -> str:
         await session.flush()
         session.add(
             ApiKey(
-                id=new_id("key"), merchant_id=merchant.id, name="test", key_hash=hash_api_key(api_key), created_at=now
+                id=new_id("key"),
+                merchant_id=merchant.id,
+                name="test",
+                key_hash=hash_api_key(api_key),
+                scopes=sorted(scopes) or ["admin"],
+                created_at=now,
             )
         )
     return merchant.id

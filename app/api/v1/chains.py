@@ -4,12 +4,17 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.api.deps import CallerDep, GatewayDep, page
+from app.api.deps import CallerDep, GatewayDep, needs, page
 from app.api.errors import problem_responses
 from app.api.schemas import Page
 from app.services.status import ChainView, list_chains
 
-router = APIRouter(prefix="/v1/chains", tags=["chains"], responses=problem_responses(401, 503))
+router = APIRouter(
+    prefix="/v1/chains",
+    tags=["chains"],
+    dependencies=[needs("payments:read")],
+    responses=problem_responses(401, 503),
+)
 
 
 @router.get("", response_model=Page[ChainView])

@@ -1,29 +1,43 @@
 """`/v1/events` and a payment's events"""
 
 import re
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, page, path_id
+from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, Text, after_id, known_id, needs, page, path_id, utc_time
 from app.api.errors import problem_responses
 from app.api.schemas import Page
 from app.core import limits
 from app.core.errors import FieldError, InvalidRequest
-from app.services.events import EventView, list_events
+from app.services import events
+from app.services.decide import EventType
+from app.services.events import EventFilter, EventView
 
-router = APIRouter(tags=["events"], responses=problem_responses(401, 422, 503))
+router = APIRouter(tags=["events"], dependencies=[needs("payments:read")], responses=problem_responses(401, 422, 503))
 
 
 @router.get("/v1/events", response_model=Page[EventView])
 async def list_all(
-    gateway: GatewayDep, caller: CallerDep, limit: Limit = limits.PAGE_DEFAULT, cursor: Cursor = None
+    gateway: GatewayDep,
+    caller: CallerDep,
+    type: Annotated[EventType | None, Query()] = None,  # noqa: A002 the parameter's public name
+    payment_id: Annotated[Text | None, Query(max_length=64)] = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: Limit = limits.PAGE_DEFAULT,
+    cursor: Cursor = None,
 ) -> dict[str, Any]:
-    """The merchant's events, newest first."""
-    before = after_id(cursor)
+    """What happened to the merchant's payments, newest first, each change with its cause."""
+    wanted = EventFilter(
+        type=type,
+        payment_id=None if payment_id is None else known_id(payment_id),
+        created_after=utc_time("created_after", created_after),
+        created_before=utc_time("created_before", created_before),
+    )
     async with gateway.context.db.read() as session:
-        views, last = await list_events(session, caller.merchant_id, None, (0, before) if before else None, limit)
-    return page(views, last[1] if last else None)
+        return page(*await events.list_of_merchant(session, caller.merchant_id, wanted, after_id(cursor), limit))
 
 
 @router.get("/v1/payments/{payment_id}/events", response_model=Page[EventView], responses=problem_responses(404))
@@ -31,10 +45,10 @@ async def list_of_payment(
     gateway: GatewayDep, caller: CallerDep, payment_id: str, limit: Limit = limits.PAGE_DEFAULT, cursor: Cursor = None
 ) -> dict[str, Any]:
     """What happened to a payment, by version, each change with its cause."""
-    after = (_version(cursor), "") if cursor is not None else None
+    after = 0 if cursor is None else _version(cursor)
     async with gateway.context.db.read() as session:
-        views, last = await list_events(session, caller.merchant_id, path_id(payment_id), after, limit)
-    return page(views, str(last[0]) if last else None)
+        views, last = await events.list_of_payment(session, caller.merchant_id, path_id(payment_id), after, limit)
+    return page(views, None if last is None else str(last))
 
 
 def _version(cursor: str) -> int:

@@ -1,12 +1,24 @@
 """`/v1/payments`"""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, IdempotencyHeader, Limit, Text, after_id, page, path_id
+from app.api.deps import (
+    CallerDep,
+    Cursor,
+    GatewayDep,
+    IdempotencyHeader,
+    Limit,
+    Text,
+    after_id,
+    needs,
+    page,
+    path_id,
+    utc_time,
+)
 from app.api.errors import problem_responses
 from app.api.idempotent import claim_of, replayed
 from app.api.schemas import Page, PaymentCreate
@@ -15,15 +27,21 @@ from app.core.errors import FieldError, InvalidRequest
 from app.core.evm import to_bytes20
 from app.services import idempotency, payments
 from app.services.decide import Status
+from app.services.keys import Caller
 from app.services.ledger import Cause
-from app.services.merchants import Caller
-from app.services.payments import NewPayment, PaymentFilter
+from app.services.payments import Accepted, NewPayment, PaymentFilter, Price
 from app.services.views import PaymentView
 
 router = APIRouter(prefix="/v1/payments", tags=["payments"], responses=problem_responses(401, 422, 503))
 
 
-@router.post("", status_code=201, response_model=PaymentView, responses=problem_responses(400, 409, 413))
+@router.post(
+    "",
+    status_code=201,
+    response_model=PaymentView,
+    dependencies=[needs("payments:write")],
+    responses=problem_responses(400, 409, 413),
+)
 async def create_payment(
     request: Request,
     gateway: GatewayDep,
@@ -38,8 +56,7 @@ async def create_payment(
             answer = await idempotency.find(session, claim)
         if answer is not None:
             return replayed(answer)
-    wanted = NewPayment(expires_in_s=body.expires_in, **body.model_dump(exclude={"expires_in"}))
-    payments.quote(gateway.context, wanted)  # what is wrong with the request is told before anything is looked up
+    quoted = await payments.quote(gateway.context, caller.merchant_id, _wanted(body))
     if body.webhook_url is not None:
         await gateway.context.guard.check_url(body.webhook_url)
     async with gateway.context.db.write() as session:
@@ -48,7 +65,7 @@ async def create_payment(
             if answer is not None:
                 return replayed(answer)
         view = await payments.create(
-            gateway.context, session, gateway.deriver, caller.merchant_id, wanted, _cause(caller)
+            gateway.context, session, gateway.deriver, caller.merchant_id, quoted, _cause(caller)
         )
         content = view.model_dump(mode="json", by_alias=True)
         if claim is not None:
@@ -57,7 +74,7 @@ async def create_payment(
     return JSONResponse(content, status_code=201)
 
 
-@router.get("", response_model=Page[PaymentView])
+@router.get("", response_model=Page[PaymentView], dependencies=[needs("payments:read")])
 async def list_payments(
     gateway: GatewayDep,
     caller: CallerDep,
@@ -80,8 +97,8 @@ async def list_payments(
         token_symbol=None if is_contract else token,
         token_address=_address("token", token) if is_contract else None,
         address=_address("address", address),
-        created_after=_utc("created_after", created_after),
-        created_before=_utc("created_before", created_before),
+        created_after=utc_time("created_after", created_after),
+        created_before=utc_time("created_before", created_before),
     )
     async with gateway.context.db.read() as session:
         views, next_cursor = await payments.list_page(
@@ -90,20 +107,49 @@ async def list_payments(
     return page(views, next_cursor)
 
 
-@router.get("/{payment_id}", response_model=PaymentView, responses=problem_responses(404))
+@router.get(
+    "/{payment_id}",
+    response_model=PaymentView,
+    dependencies=[needs("payments:read")],
+    responses=problem_responses(404),
+)
 async def get_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -> PaymentView:
     """One payment."""
     async with gateway.context.db.read() as session:
         return await payments.get(gateway.context, session, caller.merchant_id, path_id(payment_id))
 
 
-@router.post("/{payment_id}/cancel", response_model=PaymentView, responses=problem_responses(404, 409))
+@router.post(
+    "/{payment_id}/cancel",
+    response_model=PaymentView,
+    dependencies=[needs("payments:write")],
+    responses=problem_responses(404, 409),
+)
 async def cancel_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -> PaymentView:
     """Cancel a pending payment. Its address stays watched."""
     async with gateway.context.db.write() as session:
         view = await payments.cancel(gateway.context, session, caller.merchant_id, path_id(payment_id), _cause(caller))
     await gateway.wake_ups.webhooks()
     return view
+
+
+def _wanted(body: PaymentCreate) -> NewPayment:
+    price, accept = body.price, body.accept
+    return NewPayment(
+        chain=body.chain,
+        token=body.token,
+        amount=body.amount,
+        price=None if price is None else Price(price.amount, price.currency),
+        accept=None if accept is None else [Accepted(each.chain, each.token) for each in accept],
+        order_id=body.order_id,
+        expires_in_s=body.given("expires_in"),
+        confirmations_required=body.confirmations_required,
+        metadata=body.metadata,
+        webhook_url=body.webhook_url,
+        redirect_url=body.redirect_url,
+        description=body.description,
+        tolerance=body.given("tolerance"),
+    )
 
 
 def _cause(caller: Caller) -> Cause:
@@ -117,14 +163,3 @@ def _address(field: str, text: str | None) -> bytes | None:
         return to_bytes20(text)
     except ValueError as error:
         raise InvalidRequest(f"{field}: {error}", [FieldError(field, str(error))]) from error
-
-
-def _utc(field: str, moment: datetime | None) -> datetime | None:
-    """A time without a zone is taken as UTC. Raises InvalidRequest where UTC has no such year."""
-    if moment is None or moment.tzinfo is None:
-        return moment and moment.replace(tzinfo=UTC)
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        message = "must be of the years 1 to 9999 in UTC"
-        raise InvalidRequest(f"{field}: {message}", [FieldError(field, message)]) from error

@@ -4,14 +4,19 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, known_id, page, path_id
+from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, known_id, needs, page, path_id
 from app.api.errors import problem_responses
 from app.api.schemas import Page
 from app.core import limits
 from app.services import sweep_log
 from app.services.sweep_log import SweepStatus, SweepView
 
-router = APIRouter(prefix="/v1/sweeps", tags=["sweeps"], responses=problem_responses(401, 422, 503))
+router = APIRouter(
+    prefix="/v1/sweeps",
+    tags=["sweeps"],
+    dependencies=[needs("sweeps:read")],
+    responses=problem_responses(401, 422, 503),
+)
 
 
 @router.get("", response_model=Page[SweepView])

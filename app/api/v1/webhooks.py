@@ -5,7 +5,18 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, IdempotencyHeader, Limit, after_id, known_id, page, path_id
+from app.api.deps import (
+    CallerDep,
+    Cursor,
+    GatewayDep,
+    IdempotencyHeader,
+    Limit,
+    after_id,
+    known_id,
+    needs,
+    page,
+    path_id,
+)
 from app.api.errors import problem_responses
 from app.api.idempotent import answer_once, claim_of
 from app.api.schemas import EndpointCreate, EndpointUpdate, Page, ReplayDead
@@ -15,7 +26,9 @@ from app.services import deliveries, endpoints
 from app.services.deliveries import DeliveryView, Replayed
 from app.services.endpoints import EndpointTestView, EndpointView, NewEndpointView
 
-router = APIRouter(tags=["webhooks"], responses=problem_responses(401, 422, 503))
+router = APIRouter(
+    tags=["webhooks"], dependencies=[needs("webhooks:write")], responses=problem_responses(401, 422, 503)
+)
 
 
 @router.post(

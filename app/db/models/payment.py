@@ -16,6 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.core import limits
 from app.db.base import Base
 from app.db.types import Address, BigId, Json, Units, UtcDateTime
 
@@ -59,6 +60,9 @@ class Payment(Base):
     version: Mapped[int] = mapped_column(BigInteger)
     # The option that `token`, `amount…` and `chain` describe; fixed once detected.
     option_position: Mapped[int] = mapped_column(SmallInteger)
+    # What was asked, where it was asked in a currency; both or neither.
+    price_amount: Mapped[str | None] = mapped_column(String(limits.AMOUNT_CHARS))
+    price_currency: Mapped[str | None] = mapped_column(String(10))
     order_id: Mapped[str | None] = mapped_column(String(128))
     description: Mapped[str | None] = mapped_column(Text)
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", Json)
@@ -91,3 +95,7 @@ class PaymentOption(Base):
     tolerance_units: Mapped[int] = mapped_column(Units)
     received_units: Mapped[int] = mapped_column(Units)
     confirmations_required: Mapped[int] = mapped_column(BigInteger)
+    # With a price: what one whole unit of the asset was worth in its currency, by which source, and when.
+    rate: Mapped[str | None] = mapped_column(String(limits.AMOUNT_CHARS))
+    rate_source: Mapped[str | None] = mapped_column(String(300))
+    rate_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

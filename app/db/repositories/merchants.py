@@ -1,8 +1,9 @@
 """Merchants, keys and idempotency."""
 
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.models import ApiKey, IdempotencyKey, Merchant
@@ -18,14 +19,54 @@ async def get(session: AsyncSession, merchant_id: str) -> Merchant | None:
     return await session.get(Merchant, merchant_id)
 
 
-async def by_key_hash(session: AsyncSession, key_hash: bytes) -> ApiKey | None:
-    """The API key with that hash unless it is revoked."""
-    return await session.scalar(select(ApiKey).where(ApiKey.key_hash == key_hash, ApiKey.revoked_at.is_(None)))
+async def by_name(session: AsyncSession, name: str) -> Merchant | None:
+    return await session.scalar(select(Merchant).where(Merchant.name == name))
+
+
+# Made once, and without an entity: every request runs it, and SQLAlchemy's part of it is a third then.
+_BY_KEY_HASH: Final = select(ApiKey.merchant_id, ApiKey.id, ApiKey.scopes).where(
+    ApiKey.key_hash == bindparam("key_hash"), ApiKey.revoked_at.is_(None)
+)
+
+
+async def by_key_hash(session: AsyncSession, key_hash: bytes) -> tuple[str, str, list[str]] | None:
+    """Merchant, id and scopes of the API key with that hash unless it is revoked."""
+    return (await session.execute(_BY_KEY_HASH, {"key_hash": key_hash})).first()
 
 
 async def keys_named(session: AsyncSession, merchant_id: str, name: str) -> list[ApiKey]:
     query = select(ApiKey).where(ApiKey.merchant_id == merchant_id, ApiKey.name == name)
     return list(await session.scalars(query))
+
+
+async def get_key(session: AsyncSession, key_id: str) -> ApiKey | None:
+    return await session.get(ApiKey, key_id)
+
+
+async def list_keys(session: AsyncSession, merchant_id: str, before_id: str | None, limit: int) -> list[ApiKey]:
+    """A merchant's keys, revoked ones too, newest first, below `before_id`."""
+    query = select(ApiKey).where(ApiKey.merchant_id == merchant_id)
+    if before_id is not None:
+        query = query.where(ApiKey.id < before_id)
+    return list(await session.scalars(query.order_by(ApiKey.id.desc()).limit(limit)))
+
+
+async def all_keys(session: AsyncSession) -> list[tuple[str, ApiKey]]:
+    """Every merchant's keys with the merchant's name, oldest first."""
+    query = select(Merchant.name, ApiKey).join(Merchant, Merchant.id == ApiKey.merchant_id).order_by(ApiKey.id)
+    return [(name, key) for name, key in await session.execute(query)]
+
+
+async def count_keys(session: AsyncSession, merchant_id: str) -> int:
+    """How many keys of the merchant work."""
+    query = select(func.count()).where(ApiKey.merchant_id == merchant_id, ApiKey.revoked_at.is_(None))
+    return await session.scalar(query) or 0
+
+
+async def note_use(session: AsyncSession, key_id: str, now: datetime, unless_after: datetime) -> None:
+    """Set a key's `last_used_at`, unless somebody else has just done so."""
+    stale = ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at <= unless_after)
+    await session.execute(update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=now))
 
 
 async def claim_idempotency_key(session: AsyncSession, row: dict[str, object]) -> IdempotencyKey | None:

@@ -116,6 +116,12 @@ async def merchant_of(session: AsyncSession, payment_id: str) -> str | None:
     return await session.scalar(select(Payment.merchant_id).where(Payment.id == payment_id))
 
 
+async def versions(session: AsyncSession, payment_ids: Collection[str]) -> dict[str, int]:
+    """The version of each payment."""
+    rows = await session.execute(select(Payment.id, Payment.version).where(Payment.id.in_(payment_ids)))
+    return {payment_id: version for payment_id, version in rows}
+
+
 async def list_ids(
     session: AsyncSession, merchant_id: str, wanted: PaymentFilter, before_id: str | None, limit: int
 ) -> list[str]:

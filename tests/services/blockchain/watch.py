@@ -70,12 +70,17 @@ class Watch:
     # --- the merchant
 
     async def create(self, token: str = "USDC", amount: str = "25", **changed: Any) -> PaymentView:
-        wanted = NewPayment(
-            chain="devnet", token=token, amount=amount, webhook_url="https://shop.example.com/hook", **changed
+        return await self.create_wanted(
+            NewPayment(
+                chain="devnet", token=token, amount=amount, webhook_url="https://shop.example.com/hook", **changed
+            )
         )
+
+    async def create_wanted(self, wanted: NewPayment) -> PaymentView:
+        quoted = await payments.quote(self.context, self.merchant_id, wanted)
         async with self.context.db.write() as session:
             return await payments.create(
-                self.context, session, deriver(), self.merchant_id, wanted, Cause("api_key", {})
+                self.context, session, deriver(), self.merchant_id, quoted, Cause("api_key", {})
             )
 
     async def get(self, payment: PaymentView) -> PaymentView:
@@ -231,11 +236,15 @@ async def open_watch(
     tokens: dict[str, str],
     decimals: int = 6,
     prepared: bool = True,
+    rates: str = "",
     **changed: Any,
 ) -> AsyncIterator[Watch]:
-    """A watch over a migrated database; `changed` are fields of the chain in chains.yaml. Many may share a database."""
+    """A watch over a migrated database; `changed` are fields of the chain in chains.yaml, `rates` is a section of it.
+
+    Many may share a database.
+    """
     path = folder / "chains.yaml"
-    path.write_text(chain_yaml(anvil.url, tokens, decimals, **changed))
+    path.write_text(chain_yaml(anvil.url, tokens, decimals, **changed) + rates)
     settings = Settings(
         _env_file=None,
         database_url=db_url,

@@ -1,0 +1,40 @@
+"""`/v1/keys`"""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, needs, page, path_id
+from app.api.errors import problem_responses
+from app.api.schemas import KeyCreate, Page
+from app.core import limits
+from app.services import keys
+from app.services.keys import KeyView, NewKeyView
+
+router = APIRouter(
+    prefix="/v1/keys", tags=["keys"], dependencies=[needs("admin")], responses=problem_responses(401, 422, 503)
+)
+
+
+@router.post("", status_code=201, response_model=NewKeyView, responses=problem_responses(400, 409, 413))
+async def create_key(gateway: GatewayDep, caller: CallerDep, body: KeyCreate) -> NewKeyView:
+    """Make an API key. It is in this answer and in no other."""
+    async with gateway.context.db.write() as session:
+        return await keys.create_key(session, caller.merchant_id, body.name, body.scopes)
+
+
+@router.get("", response_model=Page[KeyView])
+async def list_keys(
+    gateway: GatewayDep, caller: CallerDep, limit: Limit = limits.PAGE_DEFAULT, cursor: Cursor = None
+) -> dict[str, Any]:
+    """The merchant's keys, newest first, revoked ones too."""
+    async with gateway.context.db.read() as session:
+        return page(*await keys.list_keys(session, caller.merchant_id, after_id(cursor), limit))
+
+
+@router.delete("/{key_id}", status_code=204, responses=problem_responses(404, 409))
+async def revoke_key(gateway: GatewayDep, caller: CallerDep, key_id: str) -> Response:
+    """Revoke a key: it works no longer."""
+    async with gateway.context.db.write() as session:
+        await keys.revoke_key(gateway.context, session, path_id(key_id), caller.merchant_id)
+    return Response(status_code=204)
