@@ -154,9 +154,9 @@ async def test_a_request_does_not_wait_for_the_note_of_its_use(client: httpx.Asy
     [key] = await list_keys(client)
     await gateway.key_use.close()
     async with gateway.context.db.write() as session:
-        row = await session.get_one(ApiKey, key["id"], with_for_update=True)
-        row.last_used_at = None
-        await session.flush()
+        (await session.get_one(ApiKey, key["id"])).last_used_at = None
+    async with gateway.context.db.write() as session:
+        await session.get_one(ApiKey, key["id"], with_for_update=True)
         gateway.key_use._noted.clear()
         assert (await client.get("/v1/payments")).status_code == 200
         assert len(gateway.key_use._writing) == 1

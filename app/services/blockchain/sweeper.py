@@ -74,7 +74,7 @@ async def sweep_round(sweeper: Sweeper, chain: Chain) -> RoundOutcome:
     Raises ConfigError when the keys are of another wallet than the addresses.
     """
     try:
-        async with _asking(sweeper, chain) as round_:
+        async with asking(sweeper, chain) as round_:
             await ensure_lane(round_)
             lacking = await track(round_)
             plan, undone = await make_plan(round_, lacking)
@@ -103,7 +103,7 @@ async def _sign_all(round_: Round, jobs: Sequence[Job]) -> int:
 
 
 @asynccontextmanager
-async def _asking(sweeper: Sweeper, chain: Chain) -> AsyncIterator[Round]:
+async def asking(sweeper: Sweeper, chain: Chain) -> AsyncIterator[Round]:
     """A round with the preferred endpoint, whose breaker learns how it went. Raises NodeError."""
     nodes = sweeper.context.nodes.nodes(chain)
     endpoint = nodes.pick()
@@ -161,7 +161,7 @@ async def prospect(sweeper: Sweeper, chain: Chain) -> Prospect:
     waiting: list[Waiting] = []
     short_wei = 0
     try:
-        async with _asking(sweeper, chain) as round_:
+        async with asking(sweeper, chain) as round_:
             while True:
                 plan, _ = await make_plan(round_)
                 jobs += plan.jobs
@@ -207,7 +207,7 @@ async def deploy_step(sweeper: Sweeper, chain: Chain) -> tuple[bytes, bytes] | N
     asked, or the gas account cannot pay.
     """
     try:
-        async with _asking(sweeper, chain) as round_:
+        async with asking(sweeper, chain) as round_:
             return await _deploy_next(round_)
     except NodeError as error:
         raise ConfigError(f"chain {chain.name!r}: {error}") from error

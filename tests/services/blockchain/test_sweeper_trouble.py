@@ -1,6 +1,7 @@
 """Goal: whatever the chain, the node or a token does to a sweep, the money arrives once, or waits and says why."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,10 +10,13 @@ from sqlalchemy import delete, update
 
 from app.blockchain.wallet import AddressDeriver, account_xpub
 from app.core import limits
+from app.core.clock import utc_now
 from app.core.errors import ConfigError
 from app.core.evm import checksum
 from app.db.models import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem, Transaction
-from app.services.blockchain.sweeper import release_sweep
+from app.services.blockchain.sweeper import asking, release_sweep
+from app.services.blockchain.sweeping.plan import make_plan
+from app.services.blockchain.sweeping.sign import sign_and_send
 from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.sweeping import ETHER, TREASURY, OpenSwept, Swept
 from tests.support.anvil import MNEMONIC, Anvil
@@ -435,3 +439,32 @@ async def test_a_stuck_transfer_is_topped_up_for_its_higher_price(open_swept: Op
         assert [kind for kind, *_ in await swept.story()] == ["topup", "transfer", "topup"]
         assert await swept.treasury_holds("USDC") == 25_000_000
         await swept.nothing_hangs()
+
+
+async def test_a_customers_ether_pays_for_no_gas(open_swept: OpenSwept) -> None:
+    """It waits for min_amount, and a token at its address goes by gas of our own meanwhile."""
+    async with open_swept(min_amount='{ETH: "2"}') as swept:
+        payment = await swept.confirmed("ETH", "1")
+        await swept.watch.pay(payment, 7_000_000, token="USDC")
+        await swept.watch.mine_and_scan(3)
+        for _ in range(8):
+            await swept.turn()
+        assert await swept.treasury_holds("USDC") == 7_000_000
+        assert sorted(kind for kind, *_ in await swept.story()) == ["topup", "transfer"]
+        assert await swept.holds(payment, "ETH") >= ETHER
+        assert await swept.waiting() == ["less than min_amount 2 ETH"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_plan_that_was_overtaken_is_dropped(swept: Swept, late: bool) -> None:
+    """Another sweeper signed meanwhile what it wants to sign, or has even seen it confirmed (`late`)."""
+    payment = await swept.confirmed("ETH", "1")
+    async with asking(swept.sweeper, swept.watch.chain) as round_:
+        plan, _ = await make_plan(round_)
+        if late:
+            await swept.settle(payment)
+            round_ = replace(round_, began_at=utc_now())  # and nothing ended since: the nonce alone tells
+        else:
+            await swept.round()
+        assert [await sign_and_send(round_, job) for job in plan.jobs] == [None]
+    assert len(await swept.attempts()) == 1
