@@ -5,7 +5,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.api.deps import GatewayDep
 from app.services.metrics import exposition
-from app.services.status import Check, Health, health, overview, readiness
+from app.services.status import Check, Health, health, numbers, readiness
 
 router = APIRouter(tags=["health"])
 
@@ -32,7 +32,7 @@ async def everything(gateway: GatewayDep, response: Response) -> Health:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(gateway: GatewayDep) -> Response:
     """Prometheus metrics, read from the database: the same whichever process answers."""
-    return Response(exposition(await overview(gateway.context)), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(exposition(await numbers(gateway.context)), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _answer(report: Health, response: Response) -> Health:

@@ -4,11 +4,11 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from app.services.status import ChainStatus, Overview
+from app.services.status import ChainStatus, Numbers
 
 
-def exposition(seen: Overview) -> bytes:
-    """The overview in Prometheus' text format. A chain whose node was never reached has a state and no numbers."""
+def exposition(seen: Numbers) -> bytes:
+    """The numbers in Prometheus' text format. A chain whose node was never reached has a state and no numbers."""
     registry = CollectorRegistry()
 
     def gauge(name: str, help_: str, *labels: str) -> Gauge:
@@ -39,5 +39,16 @@ def exposition(seen: Overview) -> bytes:
     payments = gauge("payments", "Payments by status.", "status")
     for status, count in seen.payments.items():
         payments.labels(status).set(count)
-    gauge("webhooks_due", "Deliveries whose time has come.").set(seen.webhooks_due)
+    gas = gauge("gas_account_wei", "What the gas account had when a round looked last.", "chain")
+    for name, units in seen.gas_units.items():
+        gas.labels(name).set(units)
+    short = gauge("gas_account_short_wei", "What the gas account lacked then; 0 when it is funded.", "chain")
+    for name, units in seen.gas_short_units.items():
+        short.labels(name).set(units)
+    gauge("webhooks_pending", "Deliveries that are not delivered and not dead.").set(seen.webhooks_pending)
+    gauge("webhooks_due", "Those of them whose time has come.").set(seen.webhooks_due)
+    gauge("webhooks_dead", "Deliveries that were given up; replay brings them back.").set(seen.webhooks_dead)
+    gauge("webhook_endpoints_disabled", "Endpoints that were disabled by what they answered, or by hand.").set(
+        seen.endpoints_disabled
+    )
     return generate_latest(registry)

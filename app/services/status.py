@@ -46,15 +46,26 @@ class ChainView(View):
 
 
 class Overview(View):
-    """What an operator wants at one glance; `payments` by status, those without any left out.
-
-    `missed_transfers`, by chain: found only by a backup pass, ever.
-    """
+    """What an operator wants at one glance; `payments` by status, those without any left out."""
 
     chains: list[ChainView]
     payments: dict[str, int]
     webhooks_due: int
+
+
+class Numbers(Overview):
+    """The overview, and what else is counted.
+
+    By chain: `missed_transfers`, found only by a backup pass, ever; `gas_units` and `gas_short_units`, what the gas
+    account had when a round looked last, and what it lacked.
+    """
+
+    webhooks_pending: int
+    webhooks_dead: int
+    endpoints_disabled: int
     missed_transfers: dict[str, int]
+    gas_units: dict[str, int]
+    gas_short_units: dict[str, int]
 
 
 class Check(View):
@@ -79,14 +90,25 @@ async def list_chains(context: Context, session: AsyncSession) -> list[ChainView
 
 async def overview(context: Context) -> Overview:
     """Chains, payments and webhooks as the database knows them; no node, worker or Redis is asked."""
+    return Overview(**(await numbers(context)).model_dump(include=set(Overview.model_fields)))
+
+
+async def numbers(context: Context) -> Numbers:
+    """All that is counted, by the database alone."""
     async with context.db.read() as session:
-        return Overview(
+        counts = await webhooks.counts(session, utc_now())
+        states = await chains.list_states(session)
+        lanes = {context.by_id[lane.chain_id].name: lane for lane in await _swept_lanes(context, session)}
+        return Numbers(
             chains=await list_chains(context, session),
             payments=await payments.count_by_status(session),
-            webhooks_due=await webhooks.count_due(session, utc_now()),
-            missed_transfers={
-                state.name: state.missed_transfers for state in (await chains.list_states(session)).values()
-            },
+            webhooks_due=counts.due,
+            webhooks_pending=counts.pending,
+            webhooks_dead=counts.dead,
+            endpoints_disabled=counts.endpoints_disabled,
+            missed_transfers={state.name: state.missed_transfers for state in states.values()},
+            gas_units={name: lane.balance_units or 0 for name, lane in lanes.items()},
+            gas_short_units={name: lane.short_units or 0 for name, lane in lanes.items()},
         )
 
 
@@ -102,12 +124,10 @@ async def health(context: Context, wake_ups: WakeUps) -> Health:
         async with context.db.read() as session:
             views = await list_chains(context, session)
             counts = await webhooks.counts(session, utc_now())
-            lanes = await sweeps.gas_lanes(session)
+            lanes = await _swept_lanes(context, session)
         checks += [_chain_check(view) for view in views]
         checks.append(Check(name="webhooks", status="ok", detail=_webhooks(counts)))
-        checks += [
-            _gas_check(context.by_id[lane.chain_id], lane) for lane in lanes if _is_swept(context, lane.chain_id)
-        ]
+        checks += [_gas_check(context.by_id[lane.chain_id], lane) for lane in lanes]
     checks += [_endpoint_check(context, chain) for chain in context.chains.enabled]
     if checks[1].status == "ok":
         checks += [await _worker(wake_ups, role) for role in _roles(context)]
@@ -162,6 +182,11 @@ def _state_name(chain: Chain, state: ChainState | None, lag_seconds: float | Non
 def _chain_check(view: ChainView) -> Check:
     detail = view.reason or f"cursor {view.cursor}, {view.lag_blocks} blocks and {view.lag_seconds} s behind"
     return Check(name=f"chain:{view.name}", status="ok" if view.state == "ok" else "degraded", detail=detail)
+
+
+async def _swept_lanes(context: Context, session: AsyncSession) -> list[NonceLane]:
+    """The gas account's lanes on the chains that are swept."""
+    return [lane for lane in await sweeps.gas_lanes(session) if _is_swept(context, lane.chain_id)]
 
 
 def _is_swept(context: Context, chain_id: int) -> bool:

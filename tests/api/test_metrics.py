@@ -29,6 +29,7 @@ async def test_the_chain_and_its_payments_are_counted(client: httpx.AsyncClient)
     assert found["paywatch_chain_head_block", "devnet"] == chain["head"]
     assert found["paywatch_chain_state", "devnet", "ok"] == 1
     assert found["paywatch_payments", "pending"] == 1
+    assert (found["paywatch_webhooks_dead",], found["paywatch_webhook_endpoints_disabled",]) == (0, 0)
 
 
 async def test_a_halted_chain_shows(client: httpx.AsyncClient, gateway: Gateway) -> None:

@@ -15,7 +15,7 @@ from app.services.blockchain.backup import Reread, backup_pass, rescan_blocks
 from app.services.blockchain.heads import follow_heads
 from app.services.blockchain.reconcile import reconcile_chain
 from app.services.metrics import exposition
-from app.services.status import overview
+from app.services.status import numbers
 from app.services.views import PaymentView
 from tests.cli.test_cli import Answer, paywatch
 from tests.services.blockchain.conftest import OpenWatch
@@ -81,7 +81,7 @@ async def test_what_the_first_endpoint_hid_is_credited_and_the_operator_is_told(
         assert (outcome.found, len(outcome.changes) > 0) == (2, True)
         [alarm] = [entry for entry in logs if entry["log_level"] == "error"]
         assert (alarm["transfers"], alarm["missed_by"], alarm["found_by"]) == (2, liar.url, honest.url)
-        metrics = exposition(await overview(watch.context)).decode()
+        metrics = exposition(await numbers(watch.context)).decode()
         assert f'paywatch_chain_missed_transfers_total{{chain="{watch.chain.name}"}} 2.0' in metrics
         await watch.mine_and_scan()
         for payment in payments:
