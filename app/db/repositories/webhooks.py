@@ -123,7 +123,7 @@ async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime
             WebhookDelivery.status == "pending",
             WebhookDelivery.next_attempt_at <= now,
             free,
-            or_(WebhookReceiver.probe_at.is_(None), WebhookReceiver.probe_at <= now, WebhookDelivery.manual),
+            or_(WebhookDelivery.receiver.not_in(await _without_room(session, now)), WebhookDelivery.manual),
             ~waits_for_earlier,
         )
         .subquery()
@@ -141,6 +141,27 @@ async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime
         return []
     await session.execute(update(WebhookDelivery).where(WebhookDelivery.id.in_(ids)).values(leased_until=leased_until))
     return await _load_due(session, ids, leased_until)
+
+
+async def _without_room(session: AsyncSession, now: datetime) -> list[str]:
+    """Receivers that get nothing now: their pauses last, or all of their share is under way.
+
+    What waits for them is passed over before anything else is asked of it: a dead receiver's thousands of deliveries
+    would otherwise be ranked in every claim, and took as long as the sending of the others'.
+    """
+    failing = {row.receiver: row for row in await session.scalars(select(WebhookReceiver))}
+    busy = await session.execute(
+        select(WebhookDelivery.receiver, func.count())
+        .where(WebhookDelivery.leased_until >= now)
+        .group_by(WebhookDelivery.receiver)
+    )
+    full = [receiver for receiver, number in busy if number >= _share(failing.get(receiver))]
+    return [*full, *(name for name, row in failing.items() if row.probe_at is not None and row.probe_at > now)]
+
+
+def _share(failing: WebhookReceiver | None) -> int:
+    is_probed = failing is not None and failing.failure_count >= limits.WEBHOOK_BREAKER_FAILURES
+    return 1 if is_probed else limits.WEBHOOK_ENDPOINT_CONCURRENCY
 
 
 async def _load_due(session: AsyncSession, ids: list[str], leased_until: datetime) -> list[DueDelivery]:
