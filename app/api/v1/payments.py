@@ -65,14 +65,14 @@ async def create_payment(
             answer = await idempotency.claim(session, claim)
             if answer is not None:
                 return _replay(answer)
-        view = await payments.create(
+        created = await payments.create(
             gateway.context, session, gateway.deriver, caller.merchant_id, quoted, _cause(caller)
         )
-        content = view.model_dump(mode="json", by_alias=True)
         if claim is not None:
-            await idempotency.keep(session, claim, 201, content)
-    await gateway.wake_ups.webhooks()
-    return JSONResponse(content, status_code=201)
+            await idempotency.keep(session, claim, 201, created.content)
+    if created.told:
+        await gateway.wake_ups.webhooks()
+    return JSONResponse(created.content, status_code=201)
 
 
 @router.get("", response_model=Page[PaymentView], dependencies=[needs("payments:read")])

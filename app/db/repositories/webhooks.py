@@ -3,13 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import Integer, bindparam, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from app.core import limits
 from app.db.models import Event, Merchant, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+
+# Made once: every change of a payment runs it.
+_ENDPOINTS: Final = (
+    select(WebhookEndpoint)
+    .where(WebhookEndpoint.merchant_id == bindparam("merchant_id"), WebhookEndpoint.deleted_at.is_(None))
+    .order_by(WebhookEndpoint.id.desc())
+    .limit(bindparam("limit", type_=Integer))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +48,8 @@ async def get_endpoint(session: AsyncSession, merchant_id: str, endpoint_id: str
 async def list_endpoints(
     session: AsyncSession, merchant_id: str, before_id: str | None = None, limit: int = limits.ENDPOINTS_PER_MERCHANT
 ) -> Sequence[WebhookEndpoint]:
-    query = select(WebhookEndpoint).where(
-        WebhookEndpoint.merchant_id == merchant_id, WebhookEndpoint.deleted_at.is_(None)
-    )
-    if before_id is not None:
-        query = query.where(WebhookEndpoint.id < before_id)
-    return list(await session.scalars(query.order_by(WebhookEndpoint.id.desc()).limit(limit)))
+    query = _ENDPOINTS if before_id is None else _ENDPOINTS.where(WebhookEndpoint.id < before_id)
+    return (await session.scalars(query, {"merchant_id": merchant_id, "limit": limit})).all()
 
 
 async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime) -> list[DueDelivery]:
