@@ -738,6 +738,16 @@ def on_b(units: int, block: int = 10, **changed: Any) -> TransferState:
         fields={"option": 1, "detected_in_block": 10},
     ),
     Case(
+        "the first that is fully paid, and what the other had received pays none of it",
+        payment(replace(FIRST, received_units=99), SECOND, flags=frozenset({"underpaid"})),
+        [known(99), on_b(9, 11), on_b(1, 12)],
+        {A: head(12), B: head(12)},
+        events="detected overpaid",
+        status="detected",
+        flags="overpaid",
+        fields={"option": 1, "detected_in_block": 12},
+    ),
+    Case(
         "one that is paid within its tolerance beats a higher fraction that is not",
         payment(replace(FIRST, tolerance_units=20), SECOND),
         [transfer(80), on_b(9)],
