@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from app.api import errors, health
+from app.api import errors, health, openapi
 from app.api.deps import Gateway, running_gateway
 from app.api.middleware import RequestMiddleware
 from app.api.v1 import chains, events, keys, merchant, payments, streams, webhooks
@@ -45,6 +45,7 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url="/docs",
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,  # its Location would have the scheme that we see, which behind a proxy is plain http
     )
     app.state.gateway = gateway
@@ -61,6 +62,7 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
         health.router,
     ):
         app.include_router(router)
+    openapi.install(app)
     return app
 
 
