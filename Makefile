@@ -29,8 +29,8 @@ test: check ## every check and every test (ARGS="-k name" narrows the tests)
 simulate: setup ## the seeded simulation of chain, nodes and kills (SEEDS=1000; ARGS="--seed 1234 -v" repeats one)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
-explore: setup ## the property tests where nobody looked yet: other inputs each time, and more of them
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --hypothesis-profile explore -k "properties or link or money" $(ARGS)
+explore: setup ## the property tests, and the API by its OpenAPI document, where nobody looked yet (ARGS="-k conformance")
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --hypothesis-profile explore -k "properties or link or money or conformance" $(ARGS)
 
 check: setup ## lint, format, types, borders between packages, contract artifacts
 	$(BIN)/ruff check .

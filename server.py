@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from app.api import errors, health
+from app.api import errors, health, openapi
 from app.api.deps import Gateway, running_gateway
 from app.api.hooks import webhook_router
 from app.api.middleware import RequestMiddleware
@@ -47,6 +47,7 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
         docs_url="/docs",
         redoc_url=None,
         webhooks=webhook_router(),
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,  # its Location would have the scheme that we see, which behind a proxy is plain http
     )
     app.state.gateway = gateway
@@ -64,6 +65,7 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
         health.router,
     ):
         app.include_router(router)
+    openapi.install(app)
     return app
 
 

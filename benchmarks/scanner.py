@@ -250,8 +250,8 @@ async def _create_payments(context: Context, expected: Sequence[Payment]) -> Non
         )
         quoted = await payments.quote(context, merchant.id, wanted)
         async with context.db.write() as session:
-            view = await payments.create(context, session, deriver, merchant.id, quoted, Cause("api_key", {}))
-        if bytes.fromhex(view.address[2:]) != payment.recipient:
+            created = await payments.create(context, session, deriver, merchant.id, quoted, Cause("api_key", {}))
+        if bytes.fromhex(created.view.address[2:]) != payment.recipient:
             raise SystemExit("a payment got another address than the chain pays to")
 
 

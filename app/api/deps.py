@@ -30,7 +30,8 @@ def _storable(text: str) -> str:
 Text = Annotated[str, AfterValidator(_storable)]
 
 
-def get_gateway(request: Request) -> Gateway:
+async def get_gateway(request: Request) -> Gateway:
+    """Async although it waits for nothing: FastAPI runs a plain function in a thread."""
     gateway: Gateway = request.app.state.gateway
     return gateway
 

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,12 +12,46 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from app.core.errors import FieldError, InvalidRequest, PaywatchError, RateLimited, ServiceUnavailable
+from app.core.errors import (
+    Conflict,
+    FieldError,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PaywatchError,
+    RateLimited,
+    ServiceUnavailable,
+    Unauthorized,
+)
 from app.core.logger import get_logger
 
 log = get_logger(__name__)
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "malformed_json", 413: "payload_too_large"}
+
+
+GENERAL: Final = {
+    400: "malformed_json",
+    401: Unauthorized.code,
+    403: Forbidden.code,
+    404: NotFound.code,
+    409: Conflict.code,
+    413: PayloadTooLarge.code,
+    422: InvalidRequest.code,
+    429: RateLimited.code,
+    500: PaywatchError.code,
+    503: ServiceUnavailable.code,
+}
+CODES: Final = "x-codes"  # where `problem_responses` leaves codes for `app.api.openapi`
+
+
+def titles(root: type[PaywatchError] = PaywatchError) -> dict[str, str]:
+    """Each code's title."""
+    found = {GENERAL[400]: "Malformed JSON", root.code: root.title}
+    for each in root.__subclasses__():
+        found |= titles(each)
+    return found
 
 
 class ProblemError(BaseModel):
@@ -37,12 +71,17 @@ class Problem(BaseModel):
     request_id: str
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's responses for these statuses."""
-    return {
-        status: {"model": Problem, "content": {"application/problem+json": {}}, "description": "Problem"}
-        for status in statuses
-    }
+def problem_responses(*problems: int | type[PaywatchError]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's responses for these problems: errors by their class, or a status for its general one.
+
+    `app.api.openapi` spells them out, and adds those that every operation can have: 400, 401, 403, 404, 413, 422, 429,
+    500 and 503 with their general codes need not be named.
+    """
+    found: dict[int | str, dict[str, Any]] = {}
+    for each in problems:
+        status, code = (each, GENERAL[each]) if isinstance(each, int) else (each.status, each.code)
+        found.setdefault(status, {"model": Problem, "description": "Problem", CODES: []})[CODES].append(code)
+    return found
 
 
 def problem(

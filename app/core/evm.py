@@ -1,6 +1,7 @@
 """Addresses and hashes: bytes inside, EIP-55 or 0x hex outside; and the payment URIs that wallets read."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from eth_utils.address import to_checksum_address
@@ -24,6 +25,7 @@ def to_bytes20(text: str) -> bytes:
     return address
 
 
+@lru_cache(maxsize=1_024)  # each answer names the same few tokens, and its own address several times
 def checksum(address: bytes) -> str:
     """The EIP-55 text of a 20-byte address."""
     if len(address) != 20:

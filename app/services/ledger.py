@@ -102,27 +102,36 @@ async def store(
     """Write payments' new states with their events and the events' deliveries (the outbox)."""
     receivers: dict[str, Sequence[WebhookEndpoint]] = {}
     deliveries: list[WebhookDelivery] = []
-    for record, changes in ((story.record, story.changes) for story in stories):
-        _write_state(record, changes[-1].state)
-        merchant_id = record.payment.merchant_id
+    for story in stories:
+        _write_state(story.record, story.changes[-1].state)
+        merchant_id = story.record.payment.merchant_id
         if merchant_id not in receivers:
             receivers[merchant_id] = await webhooks.hold_endpoints(session, merchant_id)
-        for change in changes:
-            view = payment_view(record, change.state, cursors, context.settings.effective_public_url)
-            event = Event(
-                id=new_id("evt"),
-                merchant_id=merchant_id,
-                payment_id=record.payment.id,
-                type=change.type,
-                version=change.state.version,
-                cause=cause.as_json(),
-                data=view.model_dump(mode="json", by_alias=True),
-                created_at=now,
-            )
+        for event in events_of(context, story, cause, cursors, now):
             session.add(event)
-            deliveries += _deliveries(record.payment, event, receivers[merchant_id], now)
+            deliveries += deliveries_of(story.record.payment, event, receivers[merchant_id], now)
     await session.flush()  # the deliveries refer to the events
     session.add_all(deliveries)
+
+
+def events_of(
+    context: Context, story: Story, cause: Cause, cursors: Mapping[int, ChainState], now: datetime
+) -> list[Event]:
+    """The events that a payment's changes are told by."""
+    url = context.settings.effective_public_url
+    return [
+        Event(
+            id=new_id("evt"),
+            merchant_id=story.record.payment.merchant_id,
+            payment_id=story.record.payment.id,
+            type=change.type,
+            version=change.state.version,
+            cause=cause.as_json(),
+            data=payment_view(story.record, change.state, cursors, url).model_dump(mode="json", by_alias=True),
+            created_at=now,
+        )
+        for change in story.changes
+    ]
 
 
 def _write_state(record: PaymentRecord, state: PaymentState) -> None:
@@ -139,9 +148,10 @@ def _write_state(record: PaymentRecord, state: PaymentState) -> None:
         option.received_units = option_state.received_units
 
 
-def _deliveries(
+def deliveries_of(
     payment: Payment, event: Event, endpoints: Iterable[WebhookEndpoint], now: datetime
 ) -> list[WebhookDelivery]:
+    """An event's deliveries to the endpoints that want it, and to the payment's own URL."""
     receivers: list[tuple[WebhookEndpoint | None, str, str]] = [
         (endpoint, endpoint.id, endpoint.url)
         for endpoint in endpoints

@@ -1,8 +1,9 @@
 """Payments on the merchant's side: create, look up, cancel."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,17 +12,20 @@ from app.blockchain.wallet import NATIVE_BRANCH, TOKEN_BRANCH, AddressDeriver
 from app.core.clock import utc_now
 from app.core.errors import DuplicateOrder, FieldError, NotCancellable, NotFound
 from app.core.ids import new_id
-from app.db.models import Payment, PaymentOption
-from app.db.repositories import addresses, chains, payments
+from app.db.base import Base
+from app.db.models import DepositAddress, Payment, PaymentOption
+from app.db.repositories import addresses, chains, payments, webhooks
 from app.db.repositories.payments import PaymentFilter, PaymentRecord
+from app.db.repositories.together import insert_together
 from app.services.context import Context
 from app.services.decide import Change
-from app.services.ledger import Cause, Story, payment_state, store
+from app.services.ledger import Cause, Story, deliveries_of, events_of, payment_state, store
 from app.services.quotes import Accepted, NewPayment, Price, Quote, Quoted, quote
 from app.services.views import PaymentView, payment_view
 
 __all__ = [
     "Accepted",
+    "Created",
     "NewPayment",
     "PaymentFilter",
     "Price",
@@ -34,9 +38,21 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A new payment as the API shows it, and whether anybody is to be told of it by webhook."""
+
+    content: dict[str, Any]
+    told: bool
+
+    @property
+    def view(self) -> PaymentView:
+        return PaymentView.model_validate(self.content)
+
+
 async def create(
     context: Context, session: AsyncSession, deriver: AddressDeriver, merchant_id: str, quoted: Quoted, cause: Cause
-) -> PaymentView:
+) -> Created:
     """Give out a fresh address and write the payment, as quoted, with its `payment.created`.
 
     Raises DuplicateOrder; nothing is written then.
@@ -44,11 +60,8 @@ async def create(
     wanted, quotes = quoted.wanted, quoted.quotes
     now = utc_now()
     branch = NATIVE_BRANCH if any(each.asset.is_native for each in quotes) else TOKEN_BRANCH
-    if wanted.order_id is not None:
-        await _refuse_second(session, merchant_id, wanted.order_id)
     index = await addresses.next_index(session)
     address = deriver.address(branch, index)
-    await addresses.insert_address(session, index, branch, address, now)
     payment = Payment(
         id=new_id("pay"),
         merchant_id=merchant_id,
@@ -67,22 +80,18 @@ async def create(
         created_at=now,
         expires_at=now + timedelta(seconds=quoted.expires_in_s),
     )
-    try:
-        async with session.begin_nested():
-            session.add(payment)
-    except IntegrityError as error:
-        if wanted.order_id is None or "order" not in str(error.orig):
-            raise
-        # Two at once with one order_id: the index lets one of them through. The other one says which, if it still can.
-        await _refuse_second(session, merchant_id, wanted.order_id)
-        raise DuplicateOrder(f"order_id {wanted.order_id!r} has just had another payment") from error
     options = [_option(payment.id, position, each) for position, each in enumerate(quotes)]
-    session.add_all(options)
-    await session.flush()
     record = PaymentRecord(payment, address, options, [], quoted.tokens)
-    state = payment_state(context, record)
-    await store(context, session, [Story(record, [Change("payment.created", state)])], cause, quoted.cursors, now)
-    return payment_view(record, state, quoted.cursors, context.settings.effective_public_url)
+    created = Story(record, [Change("payment.created", payment_state(context, record))])
+    [event] = events_of(context, created, cause, quoted.cursors, now)
+    deliveries = deliveries_of(payment, event, await webhooks.hold_endpoints(session, merchant_id), now)
+    deposit_address = DepositAddress(id=index, branch=branch, address=address, created_at=now)
+    rows = [deposit_address, payment, *options, event, *deliveries]
+    if wanted.order_id is None:
+        await insert_together(session, rows)
+    else:
+        await _insert_for_order(session, merchant_id, wanted.order_id, rows)
+    return Created(event.data, bool(deliveries))
 
 
 async def get(context: Context, session: AsyncSession, merchant_id: str, payment_id: str) -> PaymentView:
@@ -132,6 +141,20 @@ async def _views(context: Context, session: AsyncSession, payment_ids: Sequence[
     cursors = await chains.list_states(session)
     url = context.settings.effective_public_url
     return [payment_view(record, payment_state(context, record), cursors, url) for record in records]
+
+
+async def _insert_for_order(session: AsyncSession, merchant_id: str, order_id: str, rows: Sequence[Base]) -> None:
+    """As `insert_together`. Raises DuplicateOrder when the order has a payment already."""
+    await _refuse_second(session, merchant_id, order_id)
+    try:
+        async with session.begin_nested():
+            await insert_together(session, rows)
+    except IntegrityError as error:
+        if "order" not in str(error.orig):
+            raise
+        # Two at once with one order_id: the index lets one of them through. The other one says which, if it still can.
+        await _refuse_second(session, merchant_id, order_id)
+        raise DuplicateOrder(f"order_id {order_id!r} has just had another payment") from error
 
 
 async def _refuse_second(session: AsyncSession, merchant_id: str, order_id: str) -> None:

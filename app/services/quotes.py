@@ -107,7 +107,7 @@ async def quote(context: Context, merchant_id: str, wanted: NewPayment) -> Quote
     InvalidAmount, InvalidRequest; ChainUnavailable or RateUnavailable when no option is left.
     """
     asked = _check(context, wanted)
-    async with context.db.read() as session:
+    async with context.db.quick_read() as session:
         merchant = await defaults.read(session, merchant_id)
         cursors = await chains.list_states(session)
         tokens = await chains.list_tokens(session, {chain.chain_id for chain, _ in asked.ways})

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -113,6 +114,27 @@ async def test_a_reorg_while_the_gateway_was_down_is_noticed(house: House, devne
 
 
 @linux_only
+async def test_open_streams_end_with_the_server(house: House) -> None:
+    await house.start()
+    assert house.server is not None
+    payment = await house.create("ETH", "1")
+    path = f"/v1/payments/{payment['id']}/stream"
+    async with AsyncExitStack() as stack:
+        streams = [(await stack.enter_async_context(house.client.stream("GET", path))).aiter_lines() for _ in range(5)]
+        for lines in streams:
+            while not (await anext(lines)).startswith("event: payment.created"):
+                pass
+        house.server.send(signal.SIGTERM)
+        rest = await asyncio.gather(*(_all(lines) for lines in streams))
+        assert await house.server.ended(STOP_S) == 0
+    assert "Cancel" not in house.server.output  # they were ended, not cut off
+    assert {lines[-1] for lines in rest} == {""}
+
+
+async def _all(lines: AsyncIterator[str]) -> list[str]:
+    return [line async for line in lines]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_it_in_time_whatever_is_under_way(
     house: House, devnet: Devnet, receiver: Receiver, number: signal.Signals

@@ -284,9 +284,10 @@ class World:
         context, installation = self.api.context, self.installation
         quoted = await payments.quote(context, installation.merchant_id, wanted)
         async with context.db.write() as session:
-            return await payments.create(
+            created = await payments.create(
                 context, session, installation.deriver, installation.merchant_id, quoted, Cause("api_key", {})
             )
+        return created.view
 
     async def _cancel(self, payment_id: str) -> payments.PaymentView:
         context, merchant_id = self.api.context, self.installation.merchant_id

@@ -5,7 +5,6 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.api.deps import CallerDep, GatewayDep, needs, page
-from app.api.errors import problem_responses
 from app.api.schemas import Page
 from app.services.status import ChainView, list_chains
 
@@ -13,7 +12,6 @@ router = APIRouter(
     prefix="/v1/chains",
     tags=["chains"],
     dependencies=[needs("payments:read")],
-    responses=problem_responses(401, 503),
 )
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, Text, after_id, known_id, needs, page, path_id, utc_time
-from app.api.errors import problem_responses
 from app.api.schemas import Page
 from app.core import limits
 from app.core.errors import FieldError, InvalidRequest
@@ -15,11 +14,11 @@ from app.services import events
 from app.services.decide import EventType
 from app.services.events import EventFilter, EventView
 
-router = APIRouter(tags=["events"], dependencies=[needs("payments:read")], responses=problem_responses(401, 422, 503))
+router = APIRouter(tags=["events"], dependencies=[needs("payments:read")])
 
 
 @router.get("/v1/events", response_model=Page[EventView])
-async def list_all(
+async def list_events(
     gateway: GatewayDep,
     caller: CallerDep,
     type: Annotated[EventType | None, Query()] = None,  # noqa: A002 the parameter's public name
@@ -40,8 +39,8 @@ async def list_all(
         return page(*await events.list_of_merchant(session, caller.merchant_id, wanted, after_id(cursor), limit))
 
 
-@router.get("/v1/payments/{payment_id}/events", response_model=Page[EventView], responses=problem_responses(404))
-async def list_of_payment(
+@router.get("/v1/payments/{payment_id}/events", response_model=Page[EventView])
+async def list_payment_events(
     gateway: GatewayDep, caller: CallerDep, payment_id: str, limit: Limit = limits.PAGE_DEFAULT, cursor: Cursor = None
 ) -> dict[str, Any]:
     """What happened to a payment, by version, each change with its cause."""

@@ -11,12 +11,10 @@ from app.core import limits
 from app.services import keys
 from app.services.keys import KeyView, NewKeyView
 
-router = APIRouter(
-    prefix="/v1/keys", tags=["keys"], dependencies=[needs("admin")], responses=problem_responses(401, 422, 503)
-)
+router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[needs("admin")])
 
 
-@router.post("", status_code=201, response_model=NewKeyView, responses=problem_responses(400, 409, 413))
+@router.post("", status_code=201, response_model=NewKeyView, responses=problem_responses(409))
 async def create_key(gateway: GatewayDep, caller: CallerDep, body: KeyCreate) -> NewKeyView:
     """Make an API key. It is in this answer and in no other."""
     async with gateway.context.db.write() as session:
@@ -32,7 +30,7 @@ async def list_keys(
         return page(*await keys.list_keys(session, caller.merchant_id, after_id(cursor), limit))
 
 
-@router.delete("/{key_id}", status_code=204, responses=problem_responses(404, 409))
+@router.delete("/{key_id}", status_code=204, responses=problem_responses(409))
 async def revoke_key(gateway: GatewayDep, caller: CallerDep, key_id: str) -> Response:
     """Revoke a key: it works no longer."""
     async with gateway.context.db.write() as session:

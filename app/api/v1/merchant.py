@@ -3,12 +3,11 @@
 from fastapi import APIRouter
 
 from app.api.deps import CallerDep, GatewayDep, needs
-from app.api.errors import problem_responses
 from app.api.schemas import MerchantUpdate
 from app.services import defaults
 from app.services.defaults import MerchantView
 
-router = APIRouter(prefix="/v1/merchant", tags=["merchant"], responses=problem_responses(401, 403, 503))
+router = APIRouter(prefix="/v1/merchant", tags=["merchant"])
 
 
 @router.get("", response_model=MerchantView, dependencies=[needs("payments:read")])
@@ -18,9 +17,7 @@ async def get_merchant(gateway: GatewayDep, caller: CallerDep) -> MerchantView:
         return await defaults.get(session, caller.merchant_id)
 
 
-@router.patch(
-    "", response_model=MerchantView, dependencies=[needs("admin")], responses=problem_responses(400, 413, 422)
-)
+@router.patch("", response_model=MerchantView, dependencies=[needs("admin")])
 async def update_merchant(gateway: GatewayDep, caller: CallerDep, body: MerchantUpdate) -> MerchantView:
     """Change defaults. Payments that exist keep what they were created with."""
     async with gateway.context.db.write() as session:

@@ -23,8 +23,20 @@ from app.api.errors import problem_responses
 from app.api.idempotent import claim_of, replayed
 from app.api.schemas import Page, PaymentCreate
 from app.core import limits
-from app.core.errors import FieldError, InvalidRequest
+from app.core.errors import (
+    ChainUnavailable,
+    DuplicateOrder,
+    FieldError,
+    IdempotencyMismatch,
+    InvalidAmount,
+    InvalidRequest,
+    NotCancellable,
+    RateUnavailable,
+    UnknownChain,
+    UnknownToken,
+)
 from app.core.evm import to_bytes20
+from app.core.netguard import BlockedAddress
 from app.services import idempotency, payments
 from app.services.decide import Status
 from app.services.keys import Caller
@@ -32,7 +44,7 @@ from app.services.ledger import Cause
 from app.services.payments import Accepted, NewPayment, PaymentFilter, Price
 from app.services.views import PaymentView
 
-router = APIRouter(prefix="/v1/payments", tags=["payments"], responses=problem_responses(401, 422, 503))
+router = APIRouter(prefix="/v1/payments", tags=["payments"])
 
 
 @router.post(
@@ -40,7 +52,10 @@ router = APIRouter(prefix="/v1/payments", tags=["payments"], responses=problem_r
     status_code=201,
     response_model=PaymentView,
     dependencies=[needs("payments:write")],
-    responses=problem_responses(400, 409, 413),
+    responses=problem_responses(
+        *(UnknownChain, UnknownToken, InvalidAmount, BlockedAddress, IdempotencyMismatch),
+        *(DuplicateOrder, ChainUnavailable, RateUnavailable),
+    ),
 )
 async def create_payment(
     request: Request,
@@ -64,14 +79,14 @@ async def create_payment(
             answer = await idempotency.claim(session, claim)
             if answer is not None:
                 return replayed(answer)
-        view = await payments.create(
+        created = await payments.create(
             gateway.context, session, gateway.deriver, caller.merchant_id, quoted, _cause(caller)
         )
-        content = view.model_dump(mode="json", by_alias=True)
         if claim is not None:
-            await idempotency.keep(session, claim, 201, content)
-    await gateway.wake_ups.webhooks()
-    return JSONResponse(content, status_code=201)
+            await idempotency.keep(session, claim, 201, created.content)
+    if created.told:
+        await gateway.wake_ups.webhooks()
+    return JSONResponse(created.content, status_code=201)
 
 
 @router.get("", response_model=Page[PaymentView], dependencies=[needs("payments:read")])
@@ -111,7 +126,6 @@ async def list_payments(
     "/{payment_id}",
     response_model=PaymentView,
     dependencies=[needs("payments:read")],
-    responses=problem_responses(404),
 )
 async def get_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -> PaymentView:
     """One payment."""
@@ -123,7 +137,7 @@ async def get_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -
     "/{payment_id}/cancel",
     response_model=PaymentView,
     dependencies=[needs("payments:write")],
-    responses=problem_responses(404, 409),
+    responses=problem_responses(NotCancellable),
 )
 async def cancel_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -> PaymentView:
     """Cancel a pending payment. Its address stays watched."""

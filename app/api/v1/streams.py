@@ -10,14 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.address import client_address
 from app.api.deps import CallerDep, Gateway, GatewayDep, needs, path_id
-from app.api.errors import problem_responses
 from app.core import limits
 from app.core.logger import get_logger
 from app.services.events import version_of
 
 log = get_logger(__name__)
 
-router = APIRouter(tags=["events"], dependencies=[needs("payments:read")], responses=problem_responses(401, 404, 503))
+router = APIRouter(tags=["events"], dependencies=[needs("payments:read")])
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would keep events back
 
@@ -35,7 +34,7 @@ async def stream_place(request: Request, gateway: GatewayDep) -> AsyncIterator[N
 @router.get(
     "/v1/payments/{payment_id}/stream",
     response_class=EventStream,
-    responses=problem_responses(429) | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
     dependencies=[Depends(stream_place)],
 )
 async def stream_payment(

@@ -21,18 +21,19 @@ from app.api.errors import problem_responses
 from app.api.idempotent import answer_once, claim_of
 from app.api.schemas import EndpointCreate, EndpointUpdate, Page, ReplayDead
 from app.core import limits
-from app.core.netguard import guarded_client
+from app.core.netguard import BlockedAddress, guarded_client
 from app.services import deliveries, endpoints
 from app.services.deliveries import DeliveryView, Replayed
 from app.services.endpoints import EndpointTestView, EndpointView, NewEndpointView
 
-router = APIRouter(
-    tags=["webhooks"], dependencies=[needs("webhooks:write")], responses=problem_responses(401, 422, 503)
-)
+router = APIRouter(tags=["webhooks"], dependencies=[needs("webhooks:write")])
 
 
 @router.post(
-    "/v1/webhook_endpoints", status_code=201, response_model=NewEndpointView, responses=problem_responses(400, 409, 413)
+    "/v1/webhook_endpoints",
+    status_code=201,
+    response_model=NewEndpointView,
+    responses=problem_responses(BlockedAddress, 409),
 )
 async def create_endpoint(
     request: Request,
@@ -59,7 +60,7 @@ async def list_endpoints(
         return page(*await endpoints.list_endpoints(session, caller.merchant_id, after_id(cursor), limit))
 
 
-@router.get("/v1/webhook_endpoints/{endpoint_id}", response_model=EndpointView, responses=problem_responses(404))
+@router.get("/v1/webhook_endpoints/{endpoint_id}", response_model=EndpointView)
 async def get_endpoint(gateway: GatewayDep, caller: CallerDep, endpoint_id: str) -> EndpointView:
     """One receiver."""
     async with gateway.context.db.read() as session:
@@ -67,7 +68,7 @@ async def get_endpoint(gateway: GatewayDep, caller: CallerDep, endpoint_id: str)
 
 
 @router.patch(
-    "/v1/webhook_endpoints/{endpoint_id}", response_model=EndpointView, responses=problem_responses(400, 404, 413)
+    "/v1/webhook_endpoints/{endpoint_id}", response_model=EndpointView, responses=problem_responses(BlockedAddress)
 )
 async def update_endpoint(
     gateway: GatewayDep, caller: CallerDep, endpoint_id: str, body: EndpointUpdate
@@ -84,7 +85,7 @@ async def update_endpoint(
         return await endpoints.update_endpoint(session, caller.merchant_id, path_id(endpoint_id), changes, cause)
 
 
-@router.delete("/v1/webhook_endpoints/{endpoint_id}", status_code=204, responses=problem_responses(404))
+@router.delete("/v1/webhook_endpoints/{endpoint_id}", status_code=204)
 async def delete_endpoint(gateway: GatewayDep, caller: CallerDep, endpoint_id: str) -> Response:
     """Stop sending to a receiver, also what is pending. The log of its deliveries stays."""
     async with gateway.context.db.write() as session:

@@ -1,14 +1,18 @@
 """Cursors, headers and checked assets."""
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Final, cast
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.base import Base
 from app.db.models import BlockHeader, ChainState, Token
+
+# Made once: every new payment runs them, and making and hashing a statement costs as much as running it.
+_STATES: Final = select(ChainState)
+_TOKENS: Final = select(Token).where(Token.chain_id.in_(bindparam("chain_ids", expanding=True)))
 
 
 def upsert(session: AsyncSession, model: type[Base]) -> postgresql.Insert | sqlite.Insert:
@@ -28,7 +32,7 @@ async def lock_state(session: AsyncSession, chain_id: int) -> ChainState | None:
 
 
 async def list_states(session: AsyncSession) -> dict[int, ChainState]:
-    return {state.chain_id: state for state in await session.scalars(select(ChainState))}
+    return {state.chain_id: state for state in await session.scalars(_STATES)}
 
 
 async def insert_state(session: AsyncSession, values: dict[str, object]) -> None:
@@ -73,8 +77,8 @@ async def get_token(session: AsyncSession, chain_id: int, address: bytes) -> Tok
 
 
 async def list_tokens(session: AsyncSession, chain_ids: Iterable[int]) -> dict[tuple[int, bytes], Token]:
-    query = select(Token).where(Token.chain_id.in_(list(chain_ids)))
-    return {(token.chain_id, token.address): token for token in await session.scalars(query)}
+    found = await session.scalars(_TOKENS, {"chain_ids": list(chain_ids)})
+    return {(token.chain_id, token.address): token for token in found}
 
 
 async def save_token(session: AsyncSession, chain_id: int, address: bytes, symbol: str, decimals: int) -> None:

@@ -3,14 +3,23 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import case, delete, exists, func, or_, select, update
+from sqlalchemy import Integer, bindparam, case, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from app.core import limits
 from app.db.models import Event, Merchant, WebhookAttempt, WebhookDelivery, WebhookEndpoint, WebhookReceiver
 from app.db.repositories.chains import upsert
+
+# Made once: every change of a payment runs it.
+_ENDPOINTS: Final = (
+    select(WebhookEndpoint)
+    .where(WebhookEndpoint.merchant_id == bindparam("merchant_id"), WebhookEndpoint.deleted_at.is_(None))
+    .order_by(WebhookEndpoint.id.desc())
+    .limit(bindparam("limit", type_=Integer))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +68,8 @@ async def get_endpoint(
 async def list_endpoints(
     session: AsyncSession, merchant_id: str, before_id: str | None = None, limit: int = limits.ENDPOINTS_PER_MERCHANT
 ) -> Sequence[WebhookEndpoint]:
-    query = select(WebhookEndpoint).where(
-        WebhookEndpoint.merchant_id == merchant_id, WebhookEndpoint.deleted_at.is_(None)
-    )
-    if before_id is not None:
-        query = query.where(WebhookEndpoint.id < before_id)
-    return list(await session.scalars(query.order_by(WebhookEndpoint.id.desc()).limit(limit)))
+    query = _ENDPOINTS if before_id is None else _ENDPOINTS.where(WebhookEndpoint.id < before_id)
+    return (await session.scalars(query, {"merchant_id": merchant_id, "limit": limit})).all()
 
 
 async def hold_endpoints(session: AsyncSession, merchant_id: str) -> Sequence[WebhookEndpoint]:

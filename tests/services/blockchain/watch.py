@@ -79,9 +79,10 @@ class Watch:
     async def create_wanted(self, wanted: NewPayment) -> PaymentView:
         quoted = await payments.quote(self.context, self.merchant_id, wanted)
         async with self.context.db.write() as session:
-            return await payments.create(
+            created = await payments.create(
                 self.context, session, deriver(), self.merchant_id, quoted, Cause("api_key", {})
             )
+        return created.view
 
     async def get(self, payment: PaymentView) -> PaymentView:
         async with self.context.db.read() as session:

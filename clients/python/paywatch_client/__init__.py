@@ -1,0 +1,36 @@
+"""A typed client of a Paywatch gateway: `Paywatch`, `AsyncPaywatch`, and `verify_webhook` for what it sends."""
+
+from paywatch_client.client import AsyncPaywatch, Paywatch
+from paywatch_client.errors import PaywatchError
+from paywatch_client.types import (
+    ApiKey,
+    Chain,
+    Event,
+    NewApiKey,
+    NewPayment,
+    Page,
+    Payment,
+    PaymentOption,
+    Transaction,
+    WebhookEndpoint,
+)
+from paywatch_client.webhooks import InvalidWebhook, Webhook, verify_webhook
+
+__all__ = [
+    "ApiKey",
+    "AsyncPaywatch",
+    "Chain",
+    "Event",
+    "InvalidWebhook",
+    "NewApiKey",
+    "NewPayment",
+    "Page",
+    "Payment",
+    "PaymentOption",
+    "Paywatch",
+    "PaywatchError",
+    "Transaction",
+    "Webhook",
+    "WebhookEndpoint",
+    "verify_webhook",
+]
