@@ -376,7 +376,7 @@ async def test_where_the_node_has_no_state_any_more_the_first_block_that_has_it_
     def prunes(call: Call, answer: Call) -> Call:
         if call["method"] in TRACING:
             return failure(call, *MISSING)
-        at = call["params"][-1] if call["method"] == "eth_call" else None
+        at = call["params"][-1] if call["method"] in ("eth_call", "eth_getBalance") else None
         if head and isinstance(at, dict) and at["blockHash"] != head[0]:
             return failure(call, -32000, "missing trie node 01ab (path ) state 0x01 is not available")
         return answer
