@@ -1,6 +1,7 @@
 """Goal: whatever the chain, the node or a token does to a sweep, the money arrives once, or waits and says why."""
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -425,6 +426,39 @@ async def test_what_a_node_refuses_for_good_is_given_up_and_planned_anew(swept: 
     fees = (cancelled.fee_units or 0) + (native.fee_units or 0)
     assert await swept.treasury_holds("ETH") == ETHER - fees
     assert checksum(native.account) == payment.address
+
+
+def refuse_all(swept: Swept, words: str) -> Callable[[set[str], bytes], Awaitable[bytes]]:
+    """Every broadcast is refused in these words, and no pool has it."""
+
+    async def refuse(methods: set[str], body: bytes) -> bytes:
+        if "eth_sendRawTransaction" not in methods:
+            return body
+        await swept.watch.anvil.rpc("anvil_dropAllTransactions")
+        error: dict[str, Any] = {"code": -32000, "message": words}
+        return json.dumps({"jsonrpc": "2.0", "id": 0, "error": error}).encode()
+
+    return refuse
+
+
+async def test_a_node_that_refuses_all_has_one_attempt_and_one_cancellation_under_the_ceiling(
+    open_swept: OpenSwept, requests: Requests, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_swept(max_fee_gwei=3) as swept:
+        payment = await swept.confirmed("ETH", "1")
+        requests.on_answer = refuse_all(swept, "transaction type not supported")
+        for _ in range(20):
+            await swept.round()
+        first, last = await swept.attempts()
+        assert (first.cancels, last.cancels) == (False, True)
+        assert max(first.max_fee_units, last.max_fee_units) <= 3 * GWEI
+        assert capsys.readouterr().out.count("giving it up as well") == 1
+        requests.on_answer = None
+        for _ in range(6):
+            await swept.turn()
+        await age_failures(swept)
+        await swept.settle(payment)
+        await swept.nothing_hangs()
 
 
 async def test_a_stuck_transfer_is_topped_up_for_its_higher_price(open_swept: OpenSwept) -> None:

@@ -221,7 +221,7 @@ async def cancel(round_: Round, record: SweepRecord, reason: str) -> None:
     """Give a nonce up whose transaction no node takes: a plain transaction of nothing to ourselves competes for it."""
     last = record.attempts[-1]
     former = Fees(round_.fees.base_wei, last.max_priority_fee_units, last.max_fee_units)
-    fees = bumped(former, round_.fees)
+    fees = round_.capped(bumped(former, round_.fees), round_.overdue(record.sweep.created_at))
     action = Action(record.sweep.account)
     gas = await estimate(round_.endpoint, record.sweep.account, action)
     log.error("sweep given up", sweep=record.sweep.id, kind=record.sweep.kind, reason=reason)

@@ -155,8 +155,13 @@ def _wants_another_price(sweep: Sweep, sent: Sent) -> bool:
 
 
 async def _refused(round_: Round, record: SweepRecord, sent: Sent) -> None:
+    """Give up what no node ever took: once, for a node that refuses even that refuses any price."""
     if any(attempt.broadcast_at is not None for attempt in record.attempts):
         log.error("sweep refused by a node, after one took it", sweep=record.sweep.id, reason=sent.reason)
+        return
+    if record.attempts[-1].cancels or len(record.attempts) >= limits.SWEEP_ATTEMPTS:
+        if round_.memory.news(f"refused:{record.sweep.id}", sent.reason):
+            log.error("sweep refused, and giving it up as well", sweep=record.sweep.id, reason=sent.reason)
         return
     try:
         await cancel(round_, record, sent.reason)
