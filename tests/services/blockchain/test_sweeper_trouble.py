@@ -25,15 +25,17 @@ from tests.support.anvil import MNEMONIC, Anvil
 GWEI = 10**9
 
 
-async def age_attempts(swept: Swept) -> None:
-    """As if what was signed had been waiting for longer than SWEEP_STUCK_S."""
-    past = timedelta(seconds=limits.SWEEP_STUCK_S + 1)
+async def age_attempts(swept: Swept, seconds: float = limits.SWEEP_STUCK_S + 1, broadcast: bool = False) -> None:
+    """As if what was signed had been waiting for so long; `broadcast`: and a node had taken it then."""
+    past = timedelta(seconds=seconds)
     async with swept.watch.context.db.write() as session:
         for attempt in await swept.attempts():
             await session.execute(
                 update(SweepAttempt)
                 .where(SweepAttempt.tx_hash == attempt.tx_hash)
-                .values(created_at=attempt.created_at - past, broadcast_at=None)
+                .values(
+                    created_at=attempt.created_at - past, broadcast_at=attempt.created_at - past if broadcast else None
+                )
             )
 
 
@@ -459,6 +461,35 @@ async def test_a_node_that_refuses_all_has_one_attempt_and_one_cancellation_unde
         await age_failures(swept)
         await swept.settle(payment)
         await swept.nothing_hangs()
+
+
+async def test_what_was_taken_once_and_refused_later_is_replaced_when_it_is_stuck(
+    swept: Swept, requests: Requests
+) -> None:
+    payment = await swept.confirmed("ETH", "1")
+    await swept.round()
+    requests.on_answer = refuse_all(swept, "transaction type not supported")
+    await age_attempts(swept, seconds=60, broadcast=True)
+    await swept.round()
+    assert len(await swept.attempts()) == 1
+    await age_attempts(swept, seconds=120, broadcast=True)
+    await swept.round()
+    assert [each.cancels for each in await swept.attempts()] == [False, False]
+    requests.on_answer = None
+    await swept.settle(payment)
+    await swept.nothing_hangs()
+
+
+async def test_a_gas_account_that_cannot_pay_waits_and_signs_nothing_dearer(swept: Swept, requests: Requests) -> None:
+    payment = await swept.confirmed()
+    requests.on_answer = refuse_all(swept, "insufficient funds for gas * price + value")
+    for _ in range(3):
+        await swept.round()
+        await age_attempts(swept)
+    assert len(await swept.attempts()) == 1
+    requests.on_answer = None
+    await swept.settle(payment)
+    await swept.nothing_hangs()
 
 
 async def test_a_stuck_transfer_is_topped_up_for_its_higher_price(open_swept: OpenSwept) -> None:
