@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eth_account import Account
 from eth_utils.crypto import keccak
 
 from app.blockchain.errors import FatalError, InvalidAnswerError, NodeError
 from app.blockchain.rpc import Call, Endpoint
 from app.blockchain.sending import estimate
-from app.blockchain.signer import Action, SigningAccount
+from app.blockchain.signer import Action, nobodys_account
 from app.blockchain.wire import to_bytes
 from app.core.evm import checksum, hex0x
 
@@ -103,7 +102,7 @@ async def supports_eip7702(endpoint: Endpoint, chain_id: int) -> bool:
     A node that does not know the field counts 21,000, one whose chain has not the fork refuses. The authorization is
     of a key made for the question, which owns nothing. Raises NodeError when the node does not answer.
     """
-    nobody = SigningAccount(bytes(Account.create().key))
+    nobody = nobodys_account()
     authorization = nobody.authorize(chain_id=chain_id, delegate=DEPLOYER, nonce=0)
     try:
         gas = await estimate(endpoint, nobody.address, Action(bytes(20), authorizations=(authorization,)))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from app.blockchain.errors import FatalError
 from app.blockchain.fees import Fees, l1_fee_wei
 from app.blockchain.sending import Account, estimate, token_balances
-from app.blockchain.signer import Action, token_transfer
+from app.blockchain.signer import Action, nobodys_account, token_transfer
 from app.core import limits
 from app.core.evm import NATIVE_ASSET
 from app.core.logger import get_logger
@@ -187,7 +187,9 @@ def _enough(round_: Round, fees: Fees) -> int:
 
 
 async def data_fee(round_: Round, action: Action) -> int:
-    """What an L2 takes beside the gas for a transaction like this, with an allowance; 0 elsewhere. Raises NodeError."""
-    gas_account = round_.signer.gas_account
-    sample = gas_account.sign(action, chain_id=round_.chain.chain_id, nonce=0, gas=_PLAIN_GAS, fees=round_.fees)
+    """What an L2 takes beside the gas for a transaction like this, with an allowance; 0 elsewhere. Raises NodeError.
+
+    The node is shown a sample by a key that owns nothing: ours sign only what is stored.
+    """
+    sample = nobodys_account().sign(action, chain_id=round_.chain.chain_id, nonce=0, gas=_PLAIN_GAS, fees=round_.fees)
     return await l1_fee_wei(round_.endpoint, sample.raw) * limits.SWEEP_GAS_PERCENT // 100
