@@ -96,14 +96,20 @@ async def followed(session: AsyncSession, chain_id: int) -> list[SweepRecord]:
 
 async def ended_from(session: AsyncSession, chain_id: int, nonces: Mapping[bytes, int]) -> list[SweepRecord]:
     """Ended sweeps of accounts whose nonce, by the account's nonce on the chain, is unused: a reorg took them back."""
-    query = select(Sweep).where(
-        Sweep.chain_id == chain_id,
-        Sweep.account.in_(list(nonces)),
-        Sweep.nonce >= min(nonces.values(), default=0),
-        Sweep.status.not_in(FOLLOWED),
-    )
-    sweeps = [each for each in await session.scalars(query) if each.nonce is not None]
-    return await _records(session, [each for each in sweeps if (each.nonce or 0) >= nonces[each.account]])
+    # By nonce: deposit addresses have few different ones, and of the gas account's history nothing old is loaded.
+    accounts: dict[int, list[bytes]] = {}
+    for account, nonce in nonces.items():
+        accounts.setdefault(nonce, []).append(account)
+    found: list[Sweep] = []
+    for nonce, having in accounts.items():
+        query = select(Sweep).where(
+            Sweep.chain_id == chain_id,
+            Sweep.account.in_(having),
+            Sweep.nonce >= nonce,
+            Sweep.status.not_in(FOLLOWED),
+        )
+        found += await session.scalars(query)
+    return await _records(session, found)
 
 
 async def lock(session: AsyncSession, sweep_id: str) -> SweepRecord | None:
