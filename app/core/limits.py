@@ -118,6 +118,7 @@ SWEEP_RESERVE_GAS: Final = 1_000_000  # a gas account that cannot pay for so muc
 SWEEP_TELL_EVERY_S: Final = 600.0  # what keeps a round waiting is told so often, and when it changes
 SWEEP_PROBE_EVERY_S: Final = 3_600.0  # a chain without EIP-7702 is asked again: it may have forked
 SWEEP_ROUND_TIMEOUT_S: Final = 12.0  # one round; under its job's timeout, so the round ends itself and is logged
+SWEEP_PLAN_BUDGET_S: Final = 4.0  # estimates are asked one by one: after so long the round signs what it has planned
 SWEEP_SIGN_BUDGET_S: Final = 6.0  # a round signs nothing new after this long
 SWEEPER_JOB_TIMEOUT_S: Final = 15  # and 10 s of arq's: a dead worker's round is taken over within 30 s
 

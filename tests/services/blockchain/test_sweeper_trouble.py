@@ -16,6 +16,7 @@ from app.core.errors import ConfigError
 from app.core.evm import checksum
 from app.db.models import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem, Transaction
 from app.services.blockchain.sweeper import asking, release_sweep
+from app.services.blockchain.sweeping.jobs import Plan
 from app.services.blockchain.sweeping.plan import make_plan
 from app.services.blockchain.sweeping.sign import sign_and_send
 from tests.services.blockchain.requests import Requests
@@ -154,6 +155,44 @@ async def test_an_empty_gas_account_is_named_with_the_amount_and_holds_up_tokens
     assert (lane.balance_units, lane.short_units > 0) == (0, True)
     await swept.watch.anvil.set_balance(swept.gas_account, lane.short_units)
     await swept.settle(token)
+
+
+async def test_what_an_empty_gas_account_cannot_pay_for_is_not_estimated_one_by_one(
+    open_swept: OpenSwept, requests: Requests
+) -> None:
+    async with open_swept(mode="topup") as swept:
+        await swept.watch.anvil.set_balance(swept.gas_account, 0)
+        payments = await swept.confirmed_many(6)
+        reasons = await swept.waiting()
+        assert (len(reasons), len(requests.calls("eth_estimateGas"))) == (6, 2)
+        [lane] = await swept.watch.rows(NonceLane, NonceLane.is_deposit.is_(False))
+        await swept.watch.anvil.set_balance(swept.gas_account, lane.short_units)  # enough for all of them
+        await swept.round()
+        assert len(await swept.watch.rows(Sweep, Sweep.kind == "topup")) == 6
+        await swept.watch.anvil.set_balance(swept.gas_account, ETHER)
+        await swept.settle(*payments)
+
+
+@pytest.mark.parametrize("mode", ["auto", "topup"])
+async def test_a_slow_plan_ends_in_time_and_signs_what_it_has(
+    open_swept: OpenSwept, requests: Requests, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The time is over with the third estimate of a round: what is planned by then is signed."""
+    async with open_swept(mode=mode, batch_size=1) as swept:
+        payments = await swept.confirmed_many(4)
+        if mode == "auto":
+            await swept.turn()
+            await swept.turn()  # the contracts
+        before = len(requests.calls("eth_estimateGas"))
+
+        def late(_plan: Plan) -> bool:
+            return len(requests.calls("eth_estimateGas")) >= before + 3
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Plan, "is_full", property(late))
+            assert (await swept.waiting()).count("the next round") >= 1
+        assert any(kind in ("collect", "topup") for kind, *_ in await swept.story())
+        await swept.settle(*payments)
 
 
 # --- tokens

@@ -17,7 +17,7 @@ from app.db.repositories import sweeps
 from app.services.blockchain.sweeping.budget import GasBudget
 from app.services.blockchain.sweeping.jobs import Candidate, Item, Job, Plan
 from app.services.blockchain.sweeping.round import Round
-from app.services.blockchain.sweeping.single import data_fee
+from app.services.blockchain.sweeping.single import NEXT_ROUND, data_fee
 
 log = get_logger(__name__)
 
@@ -135,6 +135,10 @@ async def _plan_batch(
     balances: Mapping[bytes, int],
     accounts: Mapping[bytes, Account],
 ) -> None:
+    if plan.is_full:
+        for each in batch:
+            plan.wait(each, NEXT_ROUND, balances[each.address])
+        return
     addresses = [each.address for each in batch]
     authorizations = [
         _authorize(round_, contracts, each, accounts[each.address])

@@ -4,6 +4,7 @@ It keeps nothing from round to round. That an address was sent gas is seen by it
 scanner's outflows.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -63,8 +64,10 @@ async def _plan_ways(
     accounts: dict[bytes, Account],
     lacking: Sequence[Item],
 ) -> None:
+    plan.until = time.monotonic() + limits.SWEEP_PLAN_BUDGET_S
     for item in lacking:
-        await plan_top_up(round_, plan, budget, item)
+        if not plan.is_full:
+            await plan_top_up(round_, plan, budget, item)
     natives = [each for each in ready if each.asset == NATIVE_ASSET]
     await plan_natives(round_, plan, natives, accounts)
     # One thing at a time for an address: each transaction of it, and each authorization, takes its nonce.

@@ -82,6 +82,7 @@ async def plan_transfers(
             session, round_.chain.chain_id, [each.address for each in candidates]
         )
     data_fee_wei: int | None = None
+    unpaid: Job | None = None  # a top-up that the gas account has no place or no money for
     for each in candidates:
         account, units = accounts[each.address], balances[each.address]
         if units == 0:
@@ -89,6 +90,12 @@ async def plan_transfers(
             continue
         if plan.is_full:
             plan.wait(each, NEXT_ROUND, units)
+            continue
+        # A customer's native coin pays for nobody's gas: it would be missing when it is swept itself.
+        usable_wei = max(account.balance_wei - customers_wei.get(each.address, 0), 0)
+        fees = round_.capped(round_.fees, round_.overdue(each.since))
+        if unpaid is not None and usable_wei < _PLAIN_GAS * _enough(round_, fees):
+            plan.wait(each, budget.refuses(unpaid) or NEXT_ROUND, units)  # it would be refused one like that
             continue
         action = token_transfer(token, round_.treasury, units)
         try:
@@ -100,13 +107,11 @@ async def plan_transfers(
         gas = with_allowance(estimated)
         if data_fee_wei is None:
             data_fee_wei = await data_fee(round_, action)
-        # A customer's native coin pays for nobody's gas: it would be missing when it is swept itself.
-        usable_wei = max(account.balance_wei - customers_wei.get(each.address, 0), 0)
-        fees = round_.capped(round_.fees, round_.overdue(each.since))
         affordable_wei = max(usable_wei - data_fee_wei, 0) // gas
         if affordable_wei < _enough(round_, fees):
             missing_wei = gas * fees.max_wei + data_fee_wei - usable_wei
-            await plan_top_up(round_, plan, budget, Item(each.payment_id, each.address, missing_wei), each)
+            item = Item(each.payment_id, each.address, missing_wei)
+            unpaid = await plan_top_up(round_, plan, budget, item, each) or unpaid
             continue
         price_wei = min(fees.max_wei, affordable_wei)
         plan.jobs.append(
@@ -128,10 +133,10 @@ async def plan_transfers(
 
 async def plan_top_up(
     round_: Round, plan: Plan, budget: GasBudget, item: Item, candidate: Candidate | None = None
-) -> None:
+) -> Job | None:
     """Native coin from the gas account, for an address to pay its own transfer with. Raises NodeError.
 
-    `candidate` is the token's that waits for it.
+    `candidate` is the token's that waits for it. Returns the job if the gas account has no place or no money for it.
     """
     action = Action(item.address, value_wei=item.units)
     try:
@@ -139,7 +144,9 @@ async def plan_top_up(
     except FatalError as error:
         if candidate is not None:
             plan.wait(candidate, f"the address takes no gas: {error}")
-        return
+        return None
+    if plan.topup_data_fee_wei is None:
+        plan.topup_data_fee_wei = await data_fee(round_, action)
     job = Job(
         kind="topup",
         asset=NATIVE_ASSET,
@@ -150,13 +157,14 @@ async def plan_top_up(
         gas=gas,
         fees=round_.affordable_fees(),
         items=(item,),
-        data_fee_wei=await data_fee(round_, action),
+        data_fee_wei=plan.topup_data_fee_wei,
     )
     reason = budget.refuses(job)
     if reason is None:
         plan.jobs.append(job)
     if candidate is not None:
         plan.wait(candidate, reason or "gas is sent to it first")
+    return None if reason is None else job
 
 
 async def plan_filler(round_: Round, plan: Plan, budget: GasBudget) -> None:
