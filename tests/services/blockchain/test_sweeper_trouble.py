@@ -319,6 +319,20 @@ async def test_the_words_of_another_wallet_are_refused(swept: Swept, monkeypatch
     assert await swept.story() == []
 
 
+async def test_one_address_of_another_wallet_holds_up_only_itself(
+    swept: Swept, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = await swept.confirmed("ETH", "1")
+    with monkeypatch.context() as patched:
+        others = AddressDeriver(account_xpub(MNEMONIC))
+        patched.setattr("tests.services.blockchain.watch.deriver", lambda: others)
+        await swept.confirmed("ETH", "2")
+    await swept.settle(ours)
+    [reason] = await swept.waiting()
+    assert reason.startswith("the private key is of another wallet")
+    assert capsys.readouterr().out.count("address cannot be swept") == 1
+
+
 # --- reorgs
 
 

@@ -35,12 +35,15 @@ class Memory:
     """What the rounds of one chain in one process remember; losing it costs a few requests.
 
     `after_id`: how far the rotation through what waits has come. `eip7702`: what the last probe said, None before it.
+    `own`: of the addresses that wait, those whose key was looked at and fits; `has_keys`: whether one ever did.
     """
 
     after_id: int = 0
     eip7702: bool | None = None
     probed_at: float = 0.0
     contracts_verified: bool = False
+    own: frozenset[bytes] = frozenset()
+    has_keys: bool = False
     told: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def news(self, topic: str, text: str | None) -> bool:
