@@ -116,6 +116,7 @@ SWEEP_RETRY_MIN_S: Final = 300.0  # an address that could not be swept is tried 
 SWEEP_RETRY_MAX_S: Final = 86_400.0  # a blacklisted one costs gas once a day at most
 SWEEP_RESERVE_GAS: Final = 1_000_000  # a gas account that cannot pay for so much is low: two contracts and a batch
 SWEEP_TELL_EVERY_S: Final = 600.0  # what keeps a round waiting is told so often, and when it changes
+HEALTH_NAMES: Final = 5  # sweeps that /health names one by one
 SWEEP_PROBE_EVERY_S: Final = 3_600.0  # a chain without EIP-7702 is asked again: it may have forked
 SWEEP_ROUND_TIMEOUT_S: Final = 12.0  # one round; under its job's timeout, so the round ends itself and is logged
 SWEEP_PLAN_BUDGET_S: Final = 4.0  # estimates are asked one by one: after so long the round signs what it has planned

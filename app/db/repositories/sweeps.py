@@ -153,6 +153,15 @@ async def count_live(session: AsyncSession, chain_id: int) -> int:
     return await session.scalar(query) or 0
 
 
+async def frozen(session: AsyncSession) -> dict[int, list[str]]:
+    """The frozen sweeps' ids by chain: somebody has to look at them."""
+    query = select(Sweep.chain_id, Sweep.id).where(Sweep.status == "frozen").order_by(Sweep.id)
+    found: dict[int, list[str]] = {}
+    for chain_id, sweep_id in await session.execute(query):
+        found.setdefault(chain_id, []).append(sweep_id)
+    return found
+
+
 async def deploying(session: AsyncSession, chain_id: int, since: datetime) -> bool:
     """Whether a contract's deployment is not mined yet, or was signed after `since`."""
     query = select(Sweep.id).where(

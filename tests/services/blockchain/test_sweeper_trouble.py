@@ -14,11 +14,14 @@ from app.core import limits
 from app.core.clock import utc_now
 from app.core.errors import ConfigError
 from app.core.evm import checksum
+from app.core.queue import WakeUps, connect
 from app.db.models import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem, Transaction
 from app.services.blockchain.sweeper import asking, release_sweep
 from app.services.blockchain.sweeping.jobs import Plan
 from app.services.blockchain.sweeping.plan import make_plan
 from app.services.blockchain.sweeping.sign import sign_and_send
+from app.services.metrics import exposition
+from app.services.status import health, numbers
 from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.sweeping import ETHER, TREASURY, OpenSwept, Swept
 from tests.support.anvil import MNEMONIC, Anvil
@@ -385,7 +388,9 @@ async def use_nonce(swept: Swept, account: str, *, to: str, value: int = 0) -> N
     await anvil.rpc("anvil_stopImpersonatingAccount", account)
 
 
-async def test_a_nonce_that_somebody_else_used_freezes_the_sweep_until_an_operator_has_looked(swept: Swept) -> None:
+async def test_a_nonce_that_somebody_else_used_freezes_the_sweep_until_an_operator_has_looked(
+    swept: Swept, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     payment = await swept.confirmed("ETH", "1")
     await swept.round()
     await use_nonce(swept, payment.address, to=payment.address)
@@ -398,6 +403,16 @@ async def test_a_nonce_that_somebody_else_used_freezes_the_sweep_until_an_operat
     assert (status, error) == ("frozen", f"nonce {nonce} was used by a transaction that is not ours")
     [sweep] = await swept.watch.rows(Sweep)
     assert await swept.waiting() == [f"in {sweep.id}"]
+    seen = await numbers(swept.watch.context)
+    assert f'paywatch_sweeps_frozen{{chain="{swept.watch.chain.name}"}} 1.0' in exposition(seen).decode()
+    wake_ups = WakeUps(connect("redis://127.0.0.1:9"))  # nobody is there, which is another check
+    [check] = [each for each in (await health(swept.watch.context, wake_ups)).checks if "sweeps" in each.name]
+    assert check.status == "degraded"
+    assert sweep.id in check.detail
+    assert capsys.readouterr().out.count("sweep frozen") == 1
+    monkeypatch.setattr(limits, "SWEEP_TELL_EVERY_S", 0)
+    await swept.round()
+    assert capsys.readouterr().out.count("sweep frozen") == 1  # and again
     await swept.watch.mine_and_scan(3)
     assert (await swept.watch.get(payment)).status == "confirmed"
     await release_sweep(swept.watch.context, sweep.id)

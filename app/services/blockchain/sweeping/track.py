@@ -127,6 +127,8 @@ async def _missing(round_: Round, record: SweepRecord, account: Account) -> int 
     if sweep.status == "mined":
         record = await _back_in_the_pool(round_, record)
         sweep = record.sweep
+    if sweep.status == "frozen":
+        _tell_frozen(round_, sweep)
     if sweep.status != "signed" or sweep.nonce is None:
         return None
     if account.nonce > sweep.nonce:
@@ -214,9 +216,14 @@ async def _nonce_taken(round_: Round, record: SweepRecord) -> None:
             return
         now.sweep.status = "frozen"
         now.sweep.error = f"nonce {sweep.nonce} was used by a transaction that is not ours"
-    log.error(
-        "sweep frozen: look at the account, then `paywatch sweep release`",
-        sweep=sweep.id,
-        account=checksum(sweep.account),
-        nonce=sweep.nonce,
-    )
+    _tell_frozen(round_, sweep)
+
+
+def _tell_frozen(round_: Round, sweep: Sweep) -> None:
+    if round_.memory.news(f"frozen:{sweep.id}", "frozen"):
+        log.error(
+            "sweep frozen: look at the account, then `paywatch sweep release`",
+            sweep=sweep.id,
+            account=checksum(sweep.account),
+            nonce=sweep.nonce,
+        )
