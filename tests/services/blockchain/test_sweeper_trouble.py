@@ -229,6 +229,26 @@ async def test_a_blacklisted_address_holds_up_only_itself(open_swept: OpenSwept,
         await swept.nothing_hangs()
 
 
+async def test_an_address_that_no_batch_can_hold_is_left_out_of_it(swept: Swept, requests: Requests) -> None:
+    payments = await swept.confirmed_many(4)
+    bad, *good = payments
+
+    async def refuse(methods: set[str], body: bytes) -> bytes:
+        if "eth_estimateGas" not in methods:
+            return body
+        call = requests.bodies[-1][0]["params"][0]
+        if bad.address[2:].lower() not in call.get("data", ""):
+            return body
+        error: dict[str, Any] = {"code": -32000, "message": "out of gas"}
+        return json.dumps({"jsonrpc": "2.0", "id": 0, "error": error}).encode()
+
+    requests.on_answer = refuse
+    await swept.settle(*good)
+    assert await swept.treasury_holds("USDC") == 75_000_000
+    [reason] = await swept.waiting()
+    assert reason.startswith("failed 1 times; tried again ")
+
+
 @pytest.mark.parametrize("mode", ["auto", "topup"])
 @pytest.mark.parametrize("kind", ["NoReturnToken", "FeeToken"])
 async def test_tokens_that_answer_or_count_oddly_arrive(
