@@ -97,6 +97,8 @@ async def _sign_all(round_: Round, jobs: Sequence[Job]) -> int:
             break
         sent = await sign_and_send(round_, job)
         signed += sent is not None
+        if sent is not None and sent.outcome is Outcome.REJECTED and job.kind == "collect":
+            round_.memory.eip7702 = None  # what the probe said may be wrong
         if sent is not None and sent.outcome is Outcome.INSUFFICIENT_FUNDS and job.place is None:
             break  # what follows from the same account would hear the same
     return signed
