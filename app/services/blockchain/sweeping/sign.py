@@ -103,7 +103,7 @@ async def _store(session: AsyncSession, round_: Round, job: Job) -> tuple[Sweep,
             amount_units=item.units,
             live=True,
         )
-        for item in job.items
+        for item in sorted(job.items, key=lambda item: item.payment_id)  # the order in which payments get locked
     )
     attempt = _attempt(sweep, signed, job.action, job.gas, job.fees)
     session.add(attempt)
