@@ -90,6 +90,13 @@ class Round:
         return account
 
     @property
+    def stuck_s(self) -> float:
+        """After how long an unmined transaction is replaced; not before it was sent a second time."""
+        polls_s = limits.SWEEP_STUCK_POLLS * self.chain.poll_interval_s
+        rounds_s = limits.SWEEP_STUCK_ROUNDS * self.chain.sweep.interval_s
+        return min(limits.SWEEP_STUCK_S, max(limits.SWEEP_REBROADCAST_S, polls_s, rounds_s))
+
+    @property
     def ceiling_wei(self) -> int | None:
         """The most that a gas may cost."""
         ceiling = self.chain.sweep.max_fee_gwei

@@ -147,7 +147,7 @@ async def _missing(round_: Round, record: SweepRecord, account: Account) -> int 
             return await replace_attempt(round_, record, account.balance_wei)
         # A deposit address that cannot pay is topped up once that lasts.
         waits = last.broadcast_at is not None or sent.outcome in (*TAKEN, Outcome.INSUFFICIENT_FUNDS)
-    stuck_s = timedelta(seconds=limits.SWEEP_STUCK_S)
+    stuck_s = timedelta(seconds=round_.stuck_s)
     if waits and account.nonce == sweep.nonce and now - last.created_at > stuck_s:  # else an earlier one holds it up
         return await replace_attempt(round_, record, account.balance_wei)
     return None
