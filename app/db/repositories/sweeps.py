@@ -141,9 +141,9 @@ async def _records(session: AsyncSession, sweeps: Sequence[Sweep]) -> list[Sweep
     return [SweepRecord(sweep, items[sweep.id], attempts[sweep.id]) for sweep in sweeps]
 
 
-async def live_of(session: AsyncSession, chain_id: int, account: bytes) -> list[SweepRecord]:
-    """The account's sweeps that are signed or mined."""
-    query = select(Sweep).where(Sweep.chain_id == chain_id, Sweep.account == account, Sweep.status.in_(LIVE))
+async def followed_of(session: AsyncSession, chain_id: int, account: bytes) -> list[SweepRecord]:
+    """The account's sweeps that have not ended, frozen ones too."""
+    query = select(Sweep).where(Sweep.chain_id == chain_id, Sweep.account == account, Sweep.status.in_(FOLLOWED))
     return await _records(session, list(await session.scalars(query)))
 
 

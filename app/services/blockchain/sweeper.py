@@ -222,7 +222,7 @@ async def _deploy_next(round_: Round) -> tuple[bytes, bytes] | None:
     await ensure_lane(round_)
     await track(round_)
     async with round_.context.db.read() as session:
-        live = await sweeps.live_of(session, round_.chain.chain_id, round_.gas_address)
+        live = await sweeps.followed_of(session, round_.chain.chain_id, round_.gas_address)
     plan = Plan(places=1)
     refused = await plan_deployment(round_, plan, GasBudget(round_, live), contracts)
     if refused is not None:

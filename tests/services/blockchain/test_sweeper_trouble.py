@@ -198,6 +198,14 @@ async def test_a_slow_plan_ends_in_time_and_signs_what_it_has(
         await swept.settle(*payments)
 
 
+async def test_native_coin_leaves_places_for_tokens(swept: Swept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SWEEP_ROUND_JOBS", 2)
+    natives, token = await swept.confirmed_many(3, "ETH", "1"), await swept.confirmed()
+    await swept.round()
+    assert sorted(kind for kind, *_ in await swept.story()) == ["deploy", "native"]
+    await swept.settle(*natives, token)
+
+
 # --- tokens
 
 

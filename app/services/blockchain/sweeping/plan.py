@@ -45,7 +45,7 @@ async def make_plan(round_: Round, lacking: Sequence[Item] = ()) -> tuple[Plan, 
         undone = await sweeps.ended_from(
             session, round_.chain.chain_id, nonces | {round_.gas_address: round_.gas.nonce}
         )
-        live = await sweeps.live_of(session, round_.chain.chain_id, round_.gas_address)
+        live = await sweeps.followed_of(session, round_.chain.chain_id, round_.gas_address)
     held_up = {record.sweep.account for record in undone}
     for each in [each for each in ready if each.address in held_up]:
         plan.wait(each, "a reorg took its sweep back")
@@ -71,7 +71,8 @@ async def _plan_ways(
         if not plan.is_full:
             await plan_top_up(round_, plan, budget, item)
     natives = [each for each in ready if each.asset == NATIVE_ASSET]
-    await plan_natives(round_, plan, natives, accounts)
+    tokens = len(ready) - len(natives)
+    await plan_natives(round_, plan, natives, accounts, plan.places - min(plan.places // 2, tokens))
     # One thing at a time for an address: each transaction of it, and each authorization, takes its nonce.
     taken = {job.account for job in plan.jobs} | {item.address for job in plan.jobs for item in job.items}
     for token in round_.chain.tokens:

@@ -68,7 +68,7 @@ async def _store(session: AsyncSession, round_: Round, job: Job) -> tuple[Sweep,
     if job.kind == "deploy" and await sweeps.deploying(session, chain_id, round_.began_at):
         return None
     if job.place is None:
-        live = await sweeps.live_of(session, chain_id, round_.gas_address)
+        live = await sweeps.followed_of(session, chain_id, round_.gas_address)
         if sum(record.sweep.status == "signed" for record in live) >= limits.SWEEP_PENDING:
             return None
         account = round_.signer.gas_account

@@ -21,9 +21,9 @@ _PLAIN_GAS = 21_000  # of a transfer to an account without code: exact, so it ge
 
 
 async def plan_natives(
-    round_: Round, plan: Plan, candidates: Sequence[Candidate], accounts: Mapping[bytes, Account]
+    round_: Round, plan: Plan, candidates: Sequence[Candidate], accounts: Mapping[bytes, Account], places: int
 ) -> None:
-    """One transfer of balance less fee for each address. Raises NodeError."""
+    """One transfer of balance less fee for each address, until the plan has `places` jobs. Raises NodeError."""
     if not candidates:
         return
     holder = next((each for each in candidates if accounts[each.address].balance_wei > 0), candidates[0])
@@ -46,7 +46,7 @@ async def plan_natives(
             plan.wait(each, "there is a contract at the address")
         elif value_wei <= 0:
             plan.wait(each, "less than its own fee" if account.balance_wei else "it holds nothing", account.balance_wei)
-        elif plan.is_full:
+        elif plan.is_full or len(plan.jobs) >= places:
             plan.wait(each, NEXT_ROUND, account.balance_wei)
         else:
             plan.jobs.append(
