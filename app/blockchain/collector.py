@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eth_account import Account
 from eth_utils.crypto import keccak
 
 from app.blockchain.errors import FatalError, InvalidAnswerError, NodeError
 from app.blockchain.rpc import Call, Endpoint
 from app.blockchain.sending import estimate
-from app.blockchain.signer import Action, SigningAccount
+from app.blockchain.signer import Action, nobodys_account
 from app.blockchain.wire import to_bytes
 from app.core.evm import checksum, hex0x
 
@@ -22,8 +21,8 @@ _SALT: Final = bytes(32)
 _ARTIFACTS: Final = Path(__file__).resolve().parents[2] / "contracts" / "artifacts"
 # keccak256("collect(address,address[],uint256)")[:4]
 _COLLECT: Final = keccak(text="collect(address,address[],uint256)")[:4]
-# EIP-7702: 25,000 of a transaction with one authorization, over the 21,000 of any.
-_ONE_AUTHORIZATION_GAS: Final = 46_000
+# EIP-7702: each authorization costs 25,000, of which 12,500 come back where the account is there already.
+_LEAST_AUTHORIZATION_GAS: Final = 12_500
 
 
 class ContractsError(NodeError):
@@ -100,16 +99,18 @@ class Contracts:
 async def supports_eip7702(endpoint: Endpoint, chain_id: int) -> bool:
     """Whether the chain runs transactions of type 4, asked by an estimate: nothing is sent.
 
-    A node that does not know the field counts 21,000, one whose chain has not the fork refuses. The authorization is
-    of a key made for the question, which owns nothing. Raises NodeError when the node does not answer.
+    A node that does not know the field counts what it counts without, whatever a transaction costs there; one whose
+    chain has not the fork refuses. The authorization is of a key made for the question, which owns nothing. Raises
+    NodeError when the node does not answer.
     """
-    nobody = SigningAccount(bytes(Account.create().key))
+    nobody = nobodys_account()
     authorization = nobody.authorize(chain_id=chain_id, delegate=DEPLOYER, nonce=0)
     try:
+        without = await estimate(endpoint, nobody.address, Action(bytes(20)))
         gas = await estimate(endpoint, nobody.address, Action(bytes(20), authorizations=(authorization,)))
     except FatalError:
         return False
-    return gas >= _ONE_AUTHORIZATION_GAS
+    return gas - without >= _LEAST_AUTHORIZATION_GAS
 
 
 def _word(value: bytes | int) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from eth_utils.crypto import keccak
 
 from app.blockchain.balances import fetch_token_balances
-from app.blockchain.errors import FatalError, InvalidAnswerError, NodeError
+from app.blockchain.errors import FatalError, InvalidAnswerError, MethodMissingError, NodeError
 from app.blockchain.rpc import Call, Endpoint
 from app.blockchain.signer import Action, Authorization
 from app.blockchain.wire import to_bytes, to_int
@@ -67,12 +67,15 @@ _TABLE: Final[tuple[tuple[Outcome, str], ...]] = (
     (Outcome.FEE_TOO_LOW, r"underpriced|(fee|cap|price) ?(is )?too ?low|less than block base fee|tip (cap )?too low"),
     (Outcome.FEE_TOO_LOW, r"(price|fee|cap) (is )?(below|less than)|too low to compete"),
 )
+# Says nothing of the transaction either: a key that is gone, a plan that may not send, a path that is not there.
+_NOT_SERVED: Final = re.compile(r"\S*: HTTP (401|403|404|405)\b")
 
 
 async def broadcast(endpoint: Endpoint, raw: bytes) -> Sent:
     """Give a signed transaction to a node; the same bytes may be given any number of times.
 
-    Raises NodeError where the node said nothing of the transaction (no answer, a rate limit): it may have it or not.
+    Raises NodeError where the node said nothing of the transaction (no answer, a rate limit, a method or a key that the
+    endpoint does not serve): it may have it or not.
     """
     try:
         answer = await endpoint.call(str, "eth_sendRawTransaction", hex0x(raw))
@@ -81,7 +84,8 @@ async def broadcast(endpoint: Endpoint, raw: bytes) -> Sent:
         outcome = _outcome(str(error))
         if outcome is not None:
             return Sent(outcome, str(error))
-        if isinstance(error, FatalError):
+        about_endpoint = isinstance(error, MethodMissingError) or _NOT_SERVED.match(str(error))
+        if isinstance(error, FatalError) and not about_endpoint:
             return Sent(Outcome.REJECTED, str(error))
         raise
     if answer is None or to_bytes(answer) != keccak(raw):

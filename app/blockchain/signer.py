@@ -105,6 +105,11 @@ class SigningAccount:
         return Authorization(chain_id, delegate, nonce, signed.y_parity, signed.r, signed.s)
 
 
+def nobodys_account() -> SigningAccount:
+    """A key made on the spot, which owns nothing: for questions to a node that need a signature."""
+    return SigningAccount(bytes(Account.create().key))
+
+
 class Signer:
     """The accounts of one wallet. Only a process with the sweeper's role has one."""
 

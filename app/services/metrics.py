@@ -45,6 +45,9 @@ def exposition(seen: Numbers) -> bytes:
     short = gauge("gas_account_short_wei", "What the gas account lacked then; 0 when it is funded.", "chain")
     for name, units in seen.gas_short_units.items():
         short.labels(name).set(units)
+    frozen = gauge("sweeps_frozen", "Sweeps that wait for an operator to look at their account.", "chain")
+    for name, count in seen.sweeps_frozen.items():
+        frozen.labels(name).set(count)
     gauge("webhooks_pending", "Deliveries that are not delivered and not dead.").set(seen.webhooks_pending)
     gauge("webhooks_due", "Those of them whose time has come.").set(seen.webhooks_due)
     gauge("webhooks_dead", "Deliveries that were given up; replay brings them back.").set(seen.webhooks_dead)

@@ -1,5 +1,6 @@
 """How the gateway is: its chains, its database, its workers."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -57,7 +58,7 @@ class Numbers(Overview):
     """The overview, and what else is counted.
 
     By chain: `missed_transfers`, found only by a backup pass, ever; `gas_units` and `gas_short_units`, what the gas
-    account had when a round looked last, and what it lacked.
+    account had when a round looked last, and what it lacked; `sweeps_frozen`, for an operator to look at.
     """
 
     webhooks_pending: int
@@ -66,6 +67,7 @@ class Numbers(Overview):
     missed_transfers: dict[str, int]
     gas_units: dict[str, int]
     gas_short_units: dict[str, int]
+    sweeps_frozen: dict[str, int]
 
 
 class Check(View):
@@ -99,6 +101,7 @@ async def numbers(context: Context) -> Numbers:
         counts = await webhooks.counts(session, utc_now())
         states = await chains.list_states(session)
         lanes = {context.by_id[lane.chain_id].name: lane for lane in await _swept_lanes(context, session)}
+        frozen = await sweeps.frozen(session)
         return Numbers(
             chains=await list_chains(context, session),
             payments=await payments.count_by_status(session),
@@ -109,6 +112,11 @@ async def numbers(context: Context) -> Numbers:
             missed_transfers={state.name: state.missed_transfers for state in states.values()},
             gas_units={name: lane.balance_units or 0 for name, lane in lanes.items()},
             gas_short_units={name: lane.short_units or 0 for name, lane in lanes.items()},
+            sweeps_frozen={
+                chain.name: len(frozen.get(chain.chain_id, ()))
+                for chain in context.chains.enabled
+                if _is_swept(context, chain.chain_id) or chain.chain_id in frozen
+            },
         )
 
 
@@ -125,9 +133,13 @@ async def health(context: Context, wake_ups: WakeUps) -> Health:
             views = await list_chains(context, session)
             counts = await webhooks.counts(session, utc_now())
             lanes = await _swept_lanes(context, session)
+            frozen = await sweeps.frozen(session)
         checks += [_chain_check(view) for view in views]
         checks.append(Check(name="webhooks", status="ok", detail=_webhooks(counts)))
         checks += [_gas_check(context.by_id[lane.chain_id], lane) for lane in lanes]
+        checks += [
+            _frozen_check(chain, frozen[chain.chain_id]) for chain in context.chains.enabled if chain.chain_id in frozen
+        ]
     checks += [_endpoint_check(context, chain) for chain in context.chains.enabled]
     if checks[1].status == "ok":
         checks += [await _worker(wake_ups, role) for role in _roles(context)]
@@ -209,6 +221,12 @@ def _gas_check(chain: Chain, lane: NonceLane) -> Check:
     if lane.short_units:
         detail += f"; fund it with {format_units(lane.short_units, native.decimals)} {native.symbol}"
     return Check(name=f"gas:{chain.name}", status="degraded" if lane.short_units else "ok", detail=detail)
+
+
+def _frozen_check(chain: Chain, ids: Sequence[str]) -> Check:
+    named = ", ".join(ids[: limits.HEALTH_NAMES]) + (" ..." if len(ids) > limits.HEALTH_NAMES else "")
+    detail = f"{len(ids)} frozen: {named}; look at the account, then `paywatch sweep release`"
+    return Check(name=f"sweeps:{chain.name}", status="degraded", detail=detail)
 
 
 def _endpoint_check(context: Context, chain: Chain) -> Check:

@@ -260,8 +260,9 @@ async def test_a_chain_without_it_is_swept_by_topup(devnet: Endpoint) -> None:
         await endpoint.close()
 
 
-async def test_a_node_that_overlooks_authorizations_does_not_support_them(anvil: Anvil) -> None:
-    async with ProxyNode(anvil.url, lambda _, answer: answer | {"result": hex(21_000)}) as node:
+@pytest.mark.parametrize("gas", [21_000, 90_000])  # the second where a transaction's data is paid in gas
+async def test_a_node_that_overlooks_authorizations_does_not_support_them(anvil: Anvil, gas: int) -> None:
+    async with ProxyNode(anvil.url, lambda _, answer: answer | {"result": hex(gas)}) as node:
         endpoint = Endpoint(node.url)
         assert not await supports_eip7702(endpoint, anvil.chain_id)
         await endpoint.close()

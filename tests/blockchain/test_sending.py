@@ -4,7 +4,7 @@
 """
 
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import web
@@ -140,12 +140,17 @@ class Chooser:
 
     def __init__(self) -> None:
         self.error = (0, "")
+        self.http_status = 200
+
+
+def answer(chooser: Chooser, call: Any) -> web.Response:
+    return web.json_response(failure(call, *chooser.error), status=chooser.http_status)
 
 
 @pytest.fixture
 async def refusing() -> AsyncIterator[tuple[Endpoint, Chooser]]:
     chooser = Chooser()
-    async with ScriptedNode(lambda call: web.json_response(failure(call, *chooser.error))) as node:
+    async with ScriptedNode(lambda call: answer(chooser, call)) as node:
         endpoint = Endpoint(node.url)
         yield endpoint, chooser
         await endpoint.close()
@@ -181,6 +186,24 @@ async def test_where_the_node_says_nothing_of_the_transaction_nothing_is_known(
     endpoint, chooser = refusing
     chooser.error = (code, message)
     with pytest.raises(error):
+        await broadcast(endpoint, b"\x01")
+
+
+@pytest.mark.parametrize(
+    ("http_status", "code", "message"),
+    [
+        (200, -32601, "the method eth_sendRawTransaction does not exist/is not available"),
+        (401, -32000, "must be authenticated"),
+        (403, -32000, "project is not allowed to send"),
+        (404, -32000, "no such path"),
+    ],
+)
+async def test_what_an_endpoint_does_not_serve_is_no_word_about_the_transaction(
+    refusing: tuple[Endpoint, Chooser], http_status: int, code: int, message: str
+) -> None:
+    endpoint, chooser = refusing
+    chooser.error, chooser.http_status = (code, message), http_status
+    with pytest.raises(FatalError):
         await broadcast(endpoint, b"\x01")
 
 

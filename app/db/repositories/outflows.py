@@ -10,13 +10,14 @@ from app.core import limits
 from app.core.evm import NATIVE_ASSET
 from app.db.models import NonceLane, Outflow, PaymentOption, Sweep, SweepItem, Transaction
 from app.db.repositories.chains import upsert
+from app.db.repositories.sweeps import FOLLOWED
 
 OBSERVED = ["chain_id", "block_hash", "tx_index", "position"]
 
 
 async def live_treasuries(session: AsyncSession, chain_id: int) -> set[bytes]:
     """Where sweeps that have not ended bring money; not the configured treasury where that was changed meanwhile."""
-    query = select(Sweep.treasury).where(Sweep.chain_id == chain_id, Sweep.status.in_(("signed", "mined")))
+    query = select(Sweep.treasury).where(Sweep.chain_id == chain_id, Sweep.status.in_(FOLLOWED))
     return {treasury for treasury in await session.scalars(query.distinct()) if treasury is not None}
 
 

@@ -96,14 +96,20 @@ async def followed(session: AsyncSession, chain_id: int) -> list[SweepRecord]:
 
 async def ended_from(session: AsyncSession, chain_id: int, nonces: Mapping[bytes, int]) -> list[SweepRecord]:
     """Ended sweeps of accounts whose nonce, by the account's nonce on the chain, is unused: a reorg took them back."""
-    query = select(Sweep).where(
-        Sweep.chain_id == chain_id,
-        Sweep.account.in_(list(nonces)),
-        Sweep.nonce >= min(nonces.values(), default=0),
-        Sweep.status.not_in(FOLLOWED),
-    )
-    sweeps = [each for each in await session.scalars(query) if each.nonce is not None]
-    return await _records(session, [each for each in sweeps if (each.nonce or 0) >= nonces[each.account]])
+    # By nonce: deposit addresses have few different ones, and of the gas account's history nothing old is loaded.
+    accounts: dict[int, list[bytes]] = {}
+    for account, nonce in nonces.items():
+        accounts.setdefault(nonce, []).append(account)
+    found: list[Sweep] = []
+    for nonce, having in accounts.items():
+        query = select(Sweep).where(
+            Sweep.chain_id == chain_id,
+            Sweep.account.in_(having),
+            Sweep.nonce >= nonce,
+            Sweep.status.not_in(FOLLOWED),
+        )
+        found += await session.scalars(query)
+    return await _records(session, found)
 
 
 async def lock(session: AsyncSession, sweep_id: str) -> SweepRecord | None:
@@ -135,9 +141,9 @@ async def _records(session: AsyncSession, sweeps: Sequence[Sweep]) -> list[Sweep
     return [SweepRecord(sweep, items[sweep.id], attempts[sweep.id]) for sweep in sweeps]
 
 
-async def live_of(session: AsyncSession, chain_id: int, account: bytes) -> list[SweepRecord]:
-    """The account's sweeps that are signed or mined."""
-    query = select(Sweep).where(Sweep.chain_id == chain_id, Sweep.account == account, Sweep.status.in_(LIVE))
+async def followed_of(session: AsyncSession, chain_id: int, account: bytes) -> list[SweepRecord]:
+    """The account's sweeps that have not ended, frozen ones too."""
+    query = select(Sweep).where(Sweep.chain_id == chain_id, Sweep.account == account, Sweep.status.in_(FOLLOWED))
     return await _records(session, list(await session.scalars(query)))
 
 
@@ -145,6 +151,15 @@ async def count_live(session: AsyncSession, chain_id: int) -> int:
     """Sweeps of a chain that are signed or mined."""
     query = select(func.count()).select_from(Sweep).where(Sweep.chain_id == chain_id, Sweep.status.in_(LIVE))
     return await session.scalar(query) or 0
+
+
+async def frozen(session: AsyncSession) -> dict[int, list[str]]:
+    """The frozen sweeps' ids by chain: somebody has to look at them."""
+    query = select(Sweep.chain_id, Sweep.id).where(Sweep.status == "frozen").order_by(Sweep.id)
+    found: dict[int, list[str]] = {}
+    for chain_id, sweep_id in await session.execute(query):
+        found.setdefault(chain_id, []).append(sweep_id)
+    return found
 
 
 async def deploying(session: AsyncSession, chain_id: int, since: datetime) -> bool:

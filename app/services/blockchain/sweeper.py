@@ -97,6 +97,8 @@ async def _sign_all(round_: Round, jobs: Sequence[Job]) -> int:
             break
         sent = await sign_and_send(round_, job)
         signed += sent is not None
+        if sent is not None and sent.outcome is Outcome.REJECTED and job.kind == "collect":
+            round_.memory.eip7702 = None  # what the probe said may be wrong
         if sent is not None and sent.outcome is Outcome.INSUFFICIENT_FUNDS and job.place is None:
             break  # what follows from the same account would hear the same
     return signed
@@ -220,7 +222,7 @@ async def _deploy_next(round_: Round) -> tuple[bytes, bytes] | None:
     await ensure_lane(round_)
     await track(round_)
     async with round_.context.db.read() as session:
-        live = await sweeps.live_of(session, round_.chain.chain_id, round_.gas_address)
+        live = await sweeps.followed_of(session, round_.chain.chain_id, round_.gas_address)
     plan = Plan(places=1)
     refused = await plan_deployment(round_, plan, GasBudget(round_, live), contracts)
     if refused is not None:

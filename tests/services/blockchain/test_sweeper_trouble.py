@@ -1,6 +1,7 @@
 """Goal: whatever the chain, the node or a token does to a sweep, the money arrives once, or waits and says why."""
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,10 +14,15 @@ from app.core import limits
 from app.core.clock import utc_now
 from app.core.errors import ConfigError
 from app.core.evm import checksum
+from app.core.queue import WakeUps, connect
 from app.db.models import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem, Transaction
+from app.db.repositories.outflows import live_treasuries
 from app.services.blockchain.sweeper import asking, release_sweep
+from app.services.blockchain.sweeping.jobs import Plan
 from app.services.blockchain.sweeping.plan import make_plan
 from app.services.blockchain.sweeping.sign import sign_and_send
+from app.services.metrics import exposition
+from app.services.status import health, numbers
 from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.sweeping import ETHER, TREASURY, OpenSwept, Swept
 from tests.support.anvil import MNEMONIC, Anvil
@@ -24,15 +30,17 @@ from tests.support.anvil import MNEMONIC, Anvil
 GWEI = 10**9
 
 
-async def age_attempts(swept: Swept) -> None:
-    """As if what was signed had been waiting for longer than SWEEP_STUCK_S."""
-    past = timedelta(seconds=limits.SWEEP_STUCK_S + 1)
+async def age_attempts(swept: Swept, seconds: float = limits.SWEEP_STUCK_S + 1, broadcast: bool = False) -> None:
+    """As if what was signed had been waiting for so long; `broadcast`: and a node had taken it then."""
+    past = timedelta(seconds=seconds)
     async with swept.watch.context.db.write() as session:
         for attempt in await swept.attempts():
             await session.execute(
                 update(SweepAttempt)
                 .where(SweepAttempt.tx_hash == attempt.tx_hash)
-                .values(created_at=attempt.created_at - past, broadcast_at=None)
+                .values(
+                    created_at=attempt.created_at - past, broadcast_at=attempt.created_at - past if broadcast else None
+                )
             )
 
 
@@ -76,6 +84,20 @@ async def test_a_stuck_transaction_is_replaced_at_its_nonce_and_at_a_higher_pric
     else:
         assert await swept.treasury_holds("USDC") == 1_000_000
     await swept.nothing_hangs()
+
+
+async def test_when_a_transaction_is_stuck_follows_from_the_chain(swept: Swept) -> None:
+    async with asking(swept.sweeper, swept.watch.chain) as round_:
+        found = {
+            (poll_s, interval_s): replace(
+                round_,
+                chain=replace(
+                    round_.chain, poll_interval_s=poll_s, sweep=replace(round_.chain.sweep, interval_s=interval_s)
+                ),
+            ).stuck_s
+            for poll_s, interval_s in ((0.1, 0.1), (2.0, 10.0), (1.0, 15.0), (4.0, 10.0), (60.0, 10.0))
+        }
+    assert list(found.values()) == [30, 60, 45, 120, 120]
 
 
 async def test_either_of_the_competing_transactions_may_be_mined(swept: Swept, requests: Requests) -> None:
@@ -153,6 +175,52 @@ async def test_an_empty_gas_account_is_named_with_the_amount_and_holds_up_tokens
     await swept.settle(token)
 
 
+async def test_what_an_empty_gas_account_cannot_pay_for_is_not_estimated_one_by_one(
+    open_swept: OpenSwept, requests: Requests
+) -> None:
+    async with open_swept(mode="topup") as swept:
+        await swept.watch.anvil.set_balance(swept.gas_account, 0)
+        payments = await swept.confirmed_many(6)
+        reasons = await swept.waiting()
+        assert (len(reasons), len(requests.calls("eth_estimateGas"))) == (6, 2)
+        [lane] = await swept.watch.rows(NonceLane, NonceLane.is_deposit.is_(False))
+        await swept.watch.anvil.set_balance(swept.gas_account, lane.short_units)  # enough for all of them
+        await swept.round()
+        assert len(await swept.watch.rows(Sweep, Sweep.kind == "topup")) == 6
+        await swept.watch.anvil.set_balance(swept.gas_account, ETHER)
+        await swept.settle(*payments)
+
+
+@pytest.mark.parametrize("mode", ["auto", "topup"])
+async def test_a_slow_plan_ends_in_time_and_signs_what_it_has(
+    open_swept: OpenSwept, requests: Requests, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The time is over with the third estimate of a round: what is planned by then is signed."""
+    async with open_swept(mode=mode, batch_size=1) as swept:
+        payments = await swept.confirmed_many(4)
+        if mode == "auto":
+            await swept.turn()
+            await swept.turn()  # the contracts
+        before = len(requests.calls("eth_estimateGas"))
+
+        def late(_plan: Plan) -> bool:
+            return len(requests.calls("eth_estimateGas")) >= before + 3
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Plan, "is_full", property(late))
+            assert (await swept.waiting()).count("the next round") >= 1
+        assert any(kind in ("collect", "topup") for kind, *_ in await swept.story())
+        await swept.settle(*payments)
+
+
+async def test_native_coin_leaves_places_for_tokens(swept: Swept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SWEEP_ROUND_JOBS", 2)
+    natives, token = await swept.confirmed_many(3, "ETH", "1"), await swept.confirmed()
+    await swept.round()
+    assert sorted(kind for kind, *_ in await swept.story()) == ["deploy", "native"]
+    await swept.settle(*natives, token)
+
+
 # --- tokens
 
 
@@ -182,6 +250,26 @@ async def test_a_blacklisted_address_holds_up_only_itself(open_swept: OpenSwept,
         await swept.settle(bad)
         assert await swept.treasury_holds("USDC") == 75_000_000
         await swept.nothing_hangs()
+
+
+async def test_an_address_that_no_batch_can_hold_is_left_out_of_it(swept: Swept, requests: Requests) -> None:
+    payments = await swept.confirmed_many(4)
+    bad, *good = payments
+
+    async def refuse(methods: set[str], body: bytes) -> bytes:
+        if "eth_estimateGas" not in methods:
+            return body
+        call = requests.bodies[-1][0]["params"][0]
+        if bad.address[2:].lower() not in call.get("data", ""):
+            return body
+        error: dict[str, Any] = {"code": -32000, "message": "out of gas"}
+        return json.dumps({"jsonrpc": "2.0", "id": 0, "error": error}).encode()
+
+    requests.on_answer = refuse
+    await swept.settle(*good)
+    assert await swept.treasury_holds("USDC") == 75_000_000
+    [reason] = await swept.waiting()
+    assert reason.startswith("failed 1 times; tried again ")
 
 
 @pytest.mark.parametrize("mode", ["auto", "topup"])
@@ -277,6 +365,20 @@ async def test_the_words_of_another_wallet_are_refused(swept: Swept, monkeypatch
     assert await swept.story() == []
 
 
+async def test_one_address_of_another_wallet_holds_up_only_itself(
+    swept: Swept, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = await swept.confirmed("ETH", "1")
+    with monkeypatch.context() as patched:
+        others = AddressDeriver(account_xpub(MNEMONIC))
+        patched.setattr("tests.services.blockchain.watch.deriver", lambda: others)
+        await swept.confirmed("ETH", "2")
+    await swept.settle(ours)
+    [reason] = await swept.waiting()
+    assert reason.startswith("the private key is of another wallet")
+    assert capsys.readouterr().out.count("address cannot be swept") == 1
+
+
 # --- reorgs
 
 
@@ -329,7 +431,9 @@ async def use_nonce(swept: Swept, account: str, *, to: str, value: int = 0) -> N
     await anvil.rpc("anvil_stopImpersonatingAccount", account)
 
 
-async def test_a_nonce_that_somebody_else_used_freezes_the_sweep_until_an_operator_has_looked(swept: Swept) -> None:
+async def test_a_nonce_that_somebody_else_used_freezes_the_sweep_until_an_operator_has_looked(
+    swept: Swept, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     payment = await swept.confirmed("ETH", "1")
     await swept.round()
     await use_nonce(swept, payment.address, to=payment.address)
@@ -342,6 +446,18 @@ async def test_a_nonce_that_somebody_else_used_freezes_the_sweep_until_an_operat
     assert (status, error) == ("frozen", f"nonce {nonce} was used by a transaction that is not ours")
     [sweep] = await swept.watch.rows(Sweep)
     assert await swept.waiting() == [f"in {sweep.id}"]
+    seen = await numbers(swept.watch.context)
+    assert f'paywatch_sweeps_frozen{{chain="{swept.watch.chain.name}"}} 1.0' in exposition(seen).decode()
+    wake_ups = WakeUps(connect("redis://127.0.0.1:9"))  # nobody is there, which is another check
+    [check] = [each for each in (await health(swept.watch.context, wake_ups)).checks if "sweeps" in each.name]
+    assert check.status == "degraded"
+    assert sweep.id in check.detail
+    async with swept.watch.context.db.read() as session:  # its money may yet arrive there
+        assert await live_treasuries(session, swept.watch.chain.chain_id) == {bytes.fromhex(TREASURY[2:])}
+    assert capsys.readouterr().out.count("sweep frozen") == 1
+    monkeypatch.setattr(limits, "SWEEP_TELL_EVERY_S", 0)
+    await swept.round()
+    assert capsys.readouterr().out.count("sweep frozen") == 1  # and again
     await swept.watch.mine_and_scan(3)
     assert (await swept.watch.get(payment)).status == "confirmed"
     await release_sweep(swept.watch.context, sweep.id)
@@ -425,6 +541,65 @@ async def test_what_a_node_refuses_for_good_is_given_up_and_planned_anew(swept: 
     fees = (cancelled.fee_units or 0) + (native.fee_units or 0)
     assert await swept.treasury_holds("ETH") == ETHER - fees
     assert checksum(native.account) == payment.address
+
+
+def refuse_all(swept: Swept, words: str) -> Callable[[set[str], bytes], Awaitable[bytes]]:
+    """Every broadcast is refused in these words, and no pool has it."""
+
+    async def refuse(methods: set[str], body: bytes) -> bytes:
+        if "eth_sendRawTransaction" not in methods:
+            return body
+        await swept.watch.anvil.rpc("anvil_dropAllTransactions")
+        error: dict[str, Any] = {"code": -32000, "message": words}
+        return json.dumps({"jsonrpc": "2.0", "id": 0, "error": error}).encode()
+
+    return refuse
+
+
+async def test_a_node_that_refuses_all_has_one_attempt_and_one_cancellation_under_the_ceiling(
+    open_swept: OpenSwept, requests: Requests, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_swept(max_fee_gwei=3) as swept:
+        payment = await swept.confirmed("ETH", "1")
+        requests.on_answer = refuse_all(swept, "transaction type not supported")
+        for _ in range(20):
+            await swept.round()
+        first, last = await swept.attempts()
+        assert (first.cancels, last.cancels) == (False, True)
+        assert max(first.max_fee_units, last.max_fee_units) <= 3 * GWEI
+        assert capsys.readouterr().out.count("giving it up as well") == 1
+        requests.on_answer = None
+        for _ in range(6):
+            await swept.turn()
+        await age_failures(swept)
+        await swept.settle(payment)
+        await swept.nothing_hangs()
+
+
+async def test_what_was_taken_once_and_refused_later_is_replaced_when_it_is_stuck(
+    swept: Swept, requests: Requests
+) -> None:
+    payment = await swept.confirmed("ETH", "1")
+    await swept.round()
+    requests.on_answer = refuse_all(swept, "transaction type not supported")
+    await age_attempts(swept, broadcast=True)
+    await swept.round()
+    assert [each.cancels for each in await swept.attempts()] == [False, False]
+    requests.on_answer = None
+    await swept.settle(payment)
+    await swept.nothing_hangs()
+
+
+async def test_a_gas_account_that_cannot_pay_waits_and_signs_nothing_dearer(swept: Swept, requests: Requests) -> None:
+    payment = await swept.confirmed()
+    requests.on_answer = refuse_all(swept, "insufficient funds for gas * price + value")
+    for _ in range(3):
+        await swept.round()
+        await age_attempts(swept)
+    assert len(await swept.attempts()) == 1
+    requests.on_answer = None
+    await swept.settle(payment)
+    await swept.nothing_hangs()
 
 
 async def test_a_stuck_transfer_is_topped_up_for_its_higher_price(open_swept: OpenSwept) -> None:

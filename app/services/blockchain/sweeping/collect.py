@@ -15,9 +15,9 @@ from app.core.evm import NATIVE_ASSET, checksum
 from app.core.logger import get_logger
 from app.db.repositories import sweeps
 from app.services.blockchain.sweeping.budget import GasBudget
-from app.services.blockchain.sweeping.jobs import Candidate, Item, Job, Plan
+from app.services.blockchain.sweeping.jobs import Candidate, Item, Job, Plan, Refusal
 from app.services.blockchain.sweeping.round import Round
-from app.services.blockchain.sweeping.single import data_fee
+from app.services.blockchain.sweeping.single import NEXT_ROUND, data_fee
 
 log = get_logger(__name__)
 
@@ -135,6 +135,10 @@ async def _plan_batch(
     balances: Mapping[bytes, int],
     accounts: Mapping[bytes, Account],
 ) -> None:
+    if plan.is_full:
+        for each in batch:
+            plan.wait(each, NEXT_ROUND, balances[each.address])
+        return
     addresses = [each.address for each in batch]
     authorizations = [
         _authorize(round_, contracts, each, accounts[each.address])
@@ -146,8 +150,14 @@ async def _plan_batch(
     try:
         gas = await estimate(round_.endpoint, round_.gas_address, action)
     except FatalError as error:
-        for each in batch:
-            plan.wait(each, f"collecting fails: {error}", balances[each.address])
+        if len(batch) > 1:  # one address may be the reason: it shall hold up only itself
+            half = len(batch) // 2
+            for part in (batch[:half], batch[half:]):
+                await _plan_batch(round_, plan, budget, contracts, token, part, balances, accounts)
+            return
+        [single] = batch
+        plan.refusals.append(Refusal(single, "collect", balances[single.address], str(error)))
+        plan.wait(single, f"collecting fails: {error}", balances[single.address])
         if round_.memory.news("collect", str(error)):
             log.error("collecting fails", chain=round_.chain.name, token=checksum(token), reason=str(error))
         return

@@ -1,5 +1,7 @@
 """What a plan is made of."""
 
+import math
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -93,18 +95,21 @@ class Refusal:
 class Plan:
     """What a round will sign, what waits, and what the gas account lacks for it all.
 
-    `places`: how many more transactions it may hold.
+    `places`: how many more transactions it may hold. `until`: when planning ends, by time.monotonic().
     """
 
     places: int
+    until: float = math.inf
     jobs: list[Job] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     short_wei: int = 0
+    topup_data_fee_wei: int | None = None  # the same for all; None before the first
 
     @property
     def is_full(self) -> bool:
-        return len(self.jobs) >= self.places
+        """Whether what is left has to wait for the next round: no place, or no time."""
+        return len(self.jobs) >= self.places or time.monotonic() > self.until
 
     def wait(self, candidate: Candidate, reason: str, units: int | None = None) -> None:
         self.waiting.append(

@@ -4,13 +4,16 @@ It keeps nothing from round to round. That an address was sent gas is seen by it
 scanner's outflows.
 """
 
+import asyncio
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 
 from app.blockchain.errors import FatalError, InvalidAnswerError
 from app.blockchain.sending import Account, read_accounts
 from app.core import limits
-from app.core.evm import NATIVE_ASSET
+from app.core.errors import ConfigError
+from app.core.evm import NATIVE_ASSET, checksum
 from app.core.logger import get_logger
 from app.core.money import parse_units
 from app.db.repositories import sweeps
@@ -42,11 +45,11 @@ async def make_plan(round_: Round, lacking: Sequence[Item] = ()) -> tuple[Plan, 
         undone = await sweeps.ended_from(
             session, round_.chain.chain_id, nonces | {round_.gas_address: round_.gas.nonce}
         )
-        live = await sweeps.live_of(session, round_.chain.chain_id, round_.gas_address)
+        live = await sweeps.followed_of(session, round_.chain.chain_id, round_.gas_address)
     held_up = {record.sweep.account for record in undone}
     for each in [each for each in ready if each.address in held_up]:
         plan.wait(each, "a reorg took its sweep back")
-    ready = [each for each in ready if each.address not in held_up]
+    ready = await _with_keys(round_, plan, [each for each in ready if each.address not in held_up])
     budget = GasBudget(round_, live)
     await _plan_ways(round_, plan, budget, ready, accounts, lacking)
     if _has_gap(round_, live, undone) and not any(job.place is None for job in plan.jobs):
@@ -63,10 +66,13 @@ async def _plan_ways(
     accounts: dict[bytes, Account],
     lacking: Sequence[Item],
 ) -> None:
+    plan.until = time.monotonic() + limits.SWEEP_PLAN_BUDGET_S
     for item in lacking:
-        await plan_top_up(round_, plan, budget, item)
+        if not plan.is_full:
+            await plan_top_up(round_, plan, budget, item)
     natives = [each for each in ready if each.asset == NATIVE_ASSET]
-    await plan_natives(round_, plan, natives, accounts)
+    tokens = len(ready) - len(natives)
+    await plan_natives(round_, plan, natives, accounts, plan.places - min(plan.places // 2, tokens))
     # One thing at a time for an address: each transaction of it, and each authorization, takes its nonce.
     taken = {job.account for job in plan.jobs} | {item.address for job in plan.jobs for item in job.items}
     for token in round_.chain.tokens:
@@ -148,6 +154,35 @@ async def _ready(round_: Round, plan: Plan) -> list[Candidate]:
         else:
             plan.wait(each, reason)
     return ready
+
+
+async def _with_keys(round_: Round, plan: Plan, ready: Sequence[Candidate]) -> list[Candidate]:
+    """Those whose private keys we have: an address of another wallet holds up only itself.
+
+    Raises ConfigError when there was never one: then it is the words that are wrong.
+    """
+    memory = round_.memory
+    own: set[bytes] = set()
+    foreign: dict[bytes, ConfigError] = {}
+    for each in ready:
+        if each.address not in memory.own:
+            await asyncio.sleep(0)  # a key takes a millisecond
+            try:
+                round_.deposit_account(each.address, each.branch, each.index)
+            except ConfigError as error:
+                foreign[each.address] = error
+                plan.wait(each, str(error))
+                continue
+        own.add(each.address)
+    memory.own, memory.has_keys = frozenset(own), memory.has_keys or bool(own)
+    for address, problem in foreign.items():
+        if not memory.has_keys:
+            raise problem
+        if memory.news(f"foreign:{checksum(address)}", str(problem)):
+            log.error(
+                "address cannot be swept", chain=round_.chain.name, address=checksum(address), reason=str(problem)
+            )
+    return [each for each in ready if each.address in own]
 
 
 def _backing_off(round_: Round, failures: Failures | None) -> str | None:

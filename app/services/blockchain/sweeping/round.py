@@ -35,12 +35,15 @@ class Memory:
     """What the rounds of one chain in one process remember; losing it costs a few requests.
 
     `after_id`: how far the rotation through what waits has come. `eip7702`: what the last probe said, None before it.
+    `own`: of the addresses that wait, those whose key was looked at and fits; `has_keys`: whether one ever did.
     """
 
     after_id: int = 0
     eip7702: bool | None = None
     probed_at: float = 0.0
     contracts_verified: bool = False
+    own: frozenset[bytes] = frozenset()
+    has_keys: bool = False
     told: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def news(self, topic: str, text: str | None) -> bool:
@@ -85,6 +88,13 @@ class Round:
                 f"the private key is of another wallet than the xpub that {checksum(address)} was made from"
             )
         return account
+
+    @property
+    def stuck_s(self) -> float:
+        """After how long an unmined transaction is replaced; not before it was sent a second time."""
+        polls_s = limits.SWEEP_STUCK_POLLS * self.chain.poll_interval_s
+        rounds_s = limits.SWEEP_STUCK_ROUNDS * self.chain.sweep.interval_s
+        return min(limits.SWEEP_STUCK_S, max(limits.SWEEP_REBROADCAST_S, polls_s, rounds_s))
 
     @property
     def ceiling_wei(self) -> int | None:

@@ -68,7 +68,7 @@ async def _store(session: AsyncSession, round_: Round, job: Job) -> tuple[Sweep,
     if job.kind == "deploy" and await sweeps.deploying(session, chain_id, round_.began_at):
         return None
     if job.place is None:
-        live = await sweeps.live_of(session, chain_id, round_.gas_address)
+        live = await sweeps.followed_of(session, chain_id, round_.gas_address)
         if sum(record.sweep.status == "signed" for record in live) >= limits.SWEEP_PENDING:
             return None
         account = round_.signer.gas_account
@@ -103,7 +103,7 @@ async def _store(session: AsyncSession, round_: Round, job: Job) -> tuple[Sweep,
             amount_units=item.units,
             live=True,
         )
-        for item in job.items
+        for item in sorted(job.items, key=lambda item: item.payment_id)  # the order in which payments get locked
     )
     attempt = _attempt(sweep, signed, job.action, job.gas, job.fees)
     session.add(attempt)
@@ -221,7 +221,7 @@ async def cancel(round_: Round, record: SweepRecord, reason: str) -> None:
     """Give a nonce up whose transaction no node takes: a plain transaction of nothing to ourselves competes for it."""
     last = record.attempts[-1]
     former = Fees(round_.fees.base_wei, last.max_priority_fee_units, last.max_fee_units)
-    fees = bumped(former, round_.fees)
+    fees = round_.capped(bumped(former, round_.fees), round_.overdue(record.sweep.created_at))
     action = Action(record.sweep.account)
     gas = await estimate(round_.endpoint, record.sweep.account, action)
     log.error("sweep given up", sweep=record.sweep.id, kind=record.sweep.kind, reason=reason)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from app.blockchain.errors import FatalError
 from app.blockchain.fees import Fees, l1_fee_wei
 from app.blockchain.sending import Account, estimate, token_balances
-from app.blockchain.signer import Action, token_transfer
+from app.blockchain.signer import Action, nobodys_account, token_transfer
 from app.core import limits
 from app.core.evm import NATIVE_ASSET
 from app.core.logger import get_logger
@@ -21,9 +21,9 @@ _PLAIN_GAS = 21_000  # of a transfer to an account without code: exact, so it ge
 
 
 async def plan_natives(
-    round_: Round, plan: Plan, candidates: Sequence[Candidate], accounts: Mapping[bytes, Account]
+    round_: Round, plan: Plan, candidates: Sequence[Candidate], accounts: Mapping[bytes, Account], places: int
 ) -> None:
-    """One transfer of balance less fee for each address. Raises NodeError."""
+    """One transfer of balance less fee for each address, until the plan has `places` jobs. Raises NodeError."""
     if not candidates:
         return
     holder = next((each for each in candidates if accounts[each.address].balance_wei > 0), candidates[0])
@@ -46,7 +46,7 @@ async def plan_natives(
             plan.wait(each, "there is a contract at the address")
         elif value_wei <= 0:
             plan.wait(each, "less than its own fee" if account.balance_wei else "it holds nothing", account.balance_wei)
-        elif plan.is_full:
+        elif plan.is_full or len(plan.jobs) >= places:
             plan.wait(each, NEXT_ROUND, account.balance_wei)
         else:
             plan.jobs.append(
@@ -82,6 +82,7 @@ async def plan_transfers(
             session, round_.chain.chain_id, [each.address for each in candidates]
         )
     data_fee_wei: int | None = None
+    unpaid: Job | None = None  # a top-up that the gas account has no place or no money for
     for each in candidates:
         account, units = accounts[each.address], balances[each.address]
         if units == 0:
@@ -89,6 +90,12 @@ async def plan_transfers(
             continue
         if plan.is_full:
             plan.wait(each, NEXT_ROUND, units)
+            continue
+        # A customer's native coin pays for nobody's gas: it would be missing when it is swept itself.
+        usable_wei = max(account.balance_wei - customers_wei.get(each.address, 0), 0)
+        fees = round_.capped(round_.fees, round_.overdue(each.since))
+        if unpaid is not None and usable_wei < _PLAIN_GAS * _enough(round_, fees):
+            plan.wait(each, budget.refuses(unpaid) or NEXT_ROUND, units)  # it would be refused one like that
             continue
         action = token_transfer(token, round_.treasury, units)
         try:
@@ -100,13 +107,11 @@ async def plan_transfers(
         gas = with_allowance(estimated)
         if data_fee_wei is None:
             data_fee_wei = await data_fee(round_, action)
-        # A customer's native coin pays for nobody's gas: it would be missing when it is swept itself.
-        usable_wei = max(account.balance_wei - customers_wei.get(each.address, 0), 0)
-        fees = round_.capped(round_.fees, round_.overdue(each.since))
         affordable_wei = max(usable_wei - data_fee_wei, 0) // gas
         if affordable_wei < _enough(round_, fees):
             missing_wei = gas * fees.max_wei + data_fee_wei - usable_wei
-            await plan_top_up(round_, plan, budget, Item(each.payment_id, each.address, missing_wei), each)
+            item = Item(each.payment_id, each.address, missing_wei)
+            unpaid = await plan_top_up(round_, plan, budget, item, each) or unpaid
             continue
         price_wei = min(fees.max_wei, affordable_wei)
         plan.jobs.append(
@@ -128,10 +133,10 @@ async def plan_transfers(
 
 async def plan_top_up(
     round_: Round, plan: Plan, budget: GasBudget, item: Item, candidate: Candidate | None = None
-) -> None:
+) -> Job | None:
     """Native coin from the gas account, for an address to pay its own transfer with. Raises NodeError.
 
-    `candidate` is the token's that waits for it.
+    `candidate` is the token's that waits for it. Returns the job if the gas account has no place or no money for it.
     """
     action = Action(item.address, value_wei=item.units)
     try:
@@ -139,7 +144,9 @@ async def plan_top_up(
     except FatalError as error:
         if candidate is not None:
             plan.wait(candidate, f"the address takes no gas: {error}")
-        return
+        return None
+    if plan.topup_data_fee_wei is None:
+        plan.topup_data_fee_wei = await data_fee(round_, action)
     job = Job(
         kind="topup",
         asset=NATIVE_ASSET,
@@ -150,13 +157,14 @@ async def plan_top_up(
         gas=gas,
         fees=round_.affordable_fees(),
         items=(item,),
-        data_fee_wei=await data_fee(round_, action),
+        data_fee_wei=plan.topup_data_fee_wei,
     )
     reason = budget.refuses(job)
     if reason is None:
         plan.jobs.append(job)
     if candidate is not None:
         plan.wait(candidate, reason or "gas is sent to it first")
+    return None if reason is None else job
 
 
 async def plan_filler(round_: Round, plan: Plan, budget: GasBudget) -> None:
@@ -187,7 +195,9 @@ def _enough(round_: Round, fees: Fees) -> int:
 
 
 async def data_fee(round_: Round, action: Action) -> int:
-    """What an L2 takes beside the gas for a transaction like this, with an allowance; 0 elsewhere. Raises NodeError."""
-    gas_account = round_.signer.gas_account
-    sample = gas_account.sign(action, chain_id=round_.chain.chain_id, nonce=0, gas=_PLAIN_GAS, fees=round_.fees)
+    """What an L2 takes beside the gas for a transaction like this, with an allowance; 0 elsewhere. Raises NodeError.
+
+    The node is shown a sample by a key that owns nothing: ours sign only what is stored.
+    """
+    sample = nobodys_account().sign(action, chain_id=round_.chain.chain_id, nonce=0, gas=_PLAIN_GAS, fees=round_.fees)
     return await l1_fee_wei(round_.endpoint, sample.raw) * limits.SWEEP_GAS_PERCENT // 100

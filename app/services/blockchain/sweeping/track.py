@@ -17,7 +17,7 @@ from app.db.repositories import chains, sweeps
 from app.db.repositories.sweeps import SweepRecord
 from app.services.blockchain.sweeping.jobs import Item
 from app.services.blockchain.sweeping.round import Round
-from app.services.blockchain.sweeping.sign import cancel, forget_block, replace_attempt, send
+from app.services.blockchain.sweeping.sign import TAKEN, cancel, forget_block, replace_attempt, send
 
 log = get_logger(__name__)
 
@@ -127,6 +127,8 @@ async def _missing(round_: Round, record: SweepRecord, account: Account) -> int 
     if sweep.status == "mined":
         record = await _back_in_the_pool(round_, record)
         sweep = record.sweep
+    if sweep.status == "frozen":
+        _tell_frozen(round_, sweep)
     if sweep.status != "signed" or sweep.nonce is None:
         return None
     if account.nonce > sweep.nonce:
@@ -134,16 +136,19 @@ async def _missing(round_: Round, record: SweepRecord, account: Account) -> int 
         return None
     last = record.attempts[-1]
     now = utc_now()
-    again_s = timedelta(seconds=limits.SWEEP_REBROADCAST_S)
-    if last.broadcast_at is None or now - last.broadcast_at > again_s:
+    waits = True  # in a pool, for a block: that is what a higher price is for
+    if last.broadcast_at is None or now - last.broadcast_at > timedelta(seconds=limits.SWEEP_REBROADCAST_S):
         sent = await send(round_, last)
-        if sent.outcome is Outcome.REJECTED:
-            await _refused(round_, record, sent)
+        if sent.outcome is Outcome.INSUFFICIENT_FUNDS and sweep.account == round_.gas_address:
+            return None  # it has to be funded; a higher price would only lack more
+        if sent.outcome is Outcome.REJECTED and await _refused(round_, record, sent):
             return None
         if _wants_another_price(sweep, sent):
             return await replace_attempt(round_, record, account.balance_wei)
-    stuck_s = timedelta(seconds=limits.SWEEP_STUCK_S)
-    if account.nonce == sweep.nonce and now - last.created_at > stuck_s:  # else an earlier one is what it waits for
+        # A deposit address that cannot pay is topped up once that lasts.
+        waits = last.broadcast_at is not None or sent.outcome in (*TAKEN, Outcome.INSUFFICIENT_FUNDS)
+    stuck_s = timedelta(seconds=round_.stuck_s)
+    if waits and account.nonce == sweep.nonce and now - last.created_at > stuck_s:  # else an earlier one holds it up
         return await replace_attempt(round_, record, account.balance_wei)
     return None
 
@@ -154,14 +159,24 @@ def _wants_another_price(sweep: Sweep, sent: Sent) -> bool:
     return sent.outcome in (Outcome.UNDERPRICED, Outcome.FEE_TOO_LOW)
 
 
-async def _refused(round_: Round, record: SweepRecord, sent: Sent) -> None:
+async def _refused(round_: Round, record: SweepRecord, sent: Sent) -> bool:
+    """Give up what no node ever took: once, for a node that refuses even that refuses any price.
+
+    False where one took it: then it may still be mined, or be stuck.
+    """
     if any(attempt.broadcast_at is not None for attempt in record.attempts):
-        log.error("sweep refused by a node, after one took it", sweep=record.sweep.id, reason=sent.reason)
-        return
+        if round_.memory.news(f"refused:{record.sweep.id}", sent.reason):
+            log.error("sweep refused by a node, after one took it", sweep=record.sweep.id, reason=sent.reason)
+        return False
+    if record.attempts[-1].cancels or len(record.attempts) >= limits.SWEEP_ATTEMPTS:
+        if round_.memory.news(f"refused:{record.sweep.id}", sent.reason):
+            log.error("sweep refused, and giving it up as well", sweep=record.sweep.id, reason=sent.reason)
+        return True
     try:
         await cancel(round_, record, sent.reason)
     except NodeError as error:
         log.error("sweep cannot be given up", sweep=record.sweep.id, reason=str(error))
+    return True
 
 
 async def _back_in_the_pool(round_: Round, record: SweepRecord) -> SweepRecord:
@@ -201,9 +216,14 @@ async def _nonce_taken(round_: Round, record: SweepRecord) -> None:
             return
         now.sweep.status = "frozen"
         now.sweep.error = f"nonce {sweep.nonce} was used by a transaction that is not ours"
-    log.error(
-        "sweep frozen: look at the account, then `paywatch sweep release`",
-        sweep=sweep.id,
-        account=checksum(sweep.account),
-        nonce=sweep.nonce,
-    )
+    _tell_frozen(round_, sweep)
+
+
+def _tell_frozen(round_: Round, sweep: Sweep) -> None:
+    if round_.memory.news(f"frozen:{sweep.id}", "frozen"):
+        log.error(
+            "sweep frozen: look at the account, then `paywatch sweep release`",
+            sweep=sweep.id,
+            account=checksum(sweep.account),
+            nonce=sweep.nonce,
+        )
