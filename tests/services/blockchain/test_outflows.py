@@ -17,6 +17,7 @@ from app.services.views import PaymentView
 from tests.services.blockchain.conftest import OpenWatch
 from tests.services.blockchain.killer import kill_at_every_point
 from tests.services.blockchain.requests import Requests
+from tests.services.blockchain.sweeping import OpenSwept
 from tests.services.blockchain.watch import CONFIRMATIONS, Watch
 from tests.support.anvil import Anvil, encode_call
 from tests.support.node import Call, ProxyNode
@@ -104,7 +105,19 @@ async def test_money_at_the_treasury_settles_once_it_has_its_confirmations(
     assert row.covers_units == int(payment.amount_units)
     assert [each.swept for each in await swept.rows(Transaction)] == [True]
     [event] = await swept.rows(Event, Event.type == "payment.settled")
-    assert [each["tx_hash"] for each in event.data["sweeps"]] == [tx_hash]
+    assert [(each["tx_hash"], each["sweep_id"]) for each in event.data["sweeps"]] == [(tx_hash, None)]
+
+
+async def test_a_settled_payment_names_the_sweep_that_took_its_money(open_swept: OpenSwept) -> None:
+    async with open_swept() as swept:
+        payments = [await swept.confirmed("ETH", "1") for _ in range(2)]
+        await swept.settle(*payments)
+        sweeps = {item.payment_id: item.sweep_id for item in await swept.watch.rows(SweepItem)}
+        events = await swept.watch.rows(Event, Event.type == "payment.settled")
+        told = {event.payment_id: [each["sweep_id"] for each in event.data["sweeps"]] for event in events}
+        assert told == {payment.id: [sweeps[payment.id]] for payment in payments}
+        shown = [(await swept.watch.get(payment)).sweeps[0].sweep_id for payment in payments]
+        assert shown == [sweeps[payment.id] for payment in payments]
 
 
 async def treasury_holds(watch: Watch, token: str) -> int:
