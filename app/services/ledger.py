@@ -13,6 +13,7 @@ from app.core.logger import redact_url
 from app.db.models import ChainState, Event, Payment, Transaction, WebhookDelivery, WebhookEndpoint
 from app.db.repositories import chains, payments, webhooks
 from app.db.repositories.payments import PaymentRecord
+from app.services.blockchain.outflows import accounted
 from app.services.context import Context
 from app.services.decide import ChainHead, Change, OptionState, PaymentState, Sweep, TransferState, decide
 from app.services.views import payment_view
@@ -196,9 +197,9 @@ def _swept(context: Context, record: PaymentRecord, chain_id: int) -> bool:
 
 def _arrived(record: PaymentRecord) -> list[Sweep]:
     """What reached the treasury for good: an outflow is verified once it has the option's confirmations."""
-    return [
-        Sweep(row.chain_id, row.asset, row.covers_units) for row in record.outflows if row.canonical and row.verified
-    ]
+    left = [row for row in record.outflows if row.canonical and row.verified]
+    received = [row for row in record.transactions if row.canonical]
+    return [Sweep(chain_id, asset, units) for (chain_id, _, asset), units in accounted(left, received).items()]
 
 
 def _head(state: ChainState) -> ChainHead:

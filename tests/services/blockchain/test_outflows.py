@@ -149,6 +149,32 @@ async def test_what_arrives_between_signature_and_block_is_not_taken_for_swept(s
     assert {row.amount_units: row.swept for row in rows} == {25_000_000: True, 7_000_000: False}
 
 
+async def test_ether_that_nobody_saw_arrive_stands_for_no_later_ether(swept: Watch) -> None:
+    """A sweep took more than was recorded; the surplus neither hides nor settles what comes after it."""
+    payment = await swept.create("ETH", "2")
+    forwarder = await swept.anvil.deploy("Forwarder")
+    await swept.anvil.transact(forwarder, "pay(address)", payment.address, value=ETHER)  # not seen by `blocks`
+    await swept.pay(payment, ETHER)
+    await swept.mine_and_scan()
+    await swept.expire_at(payment, 60 * 60)
+    await swept.mine_and_scan(CONFIRMATIONS)
+    assert (await swept.get(payment)).status == "expired"
+    await sweep_ether(swept, payment)
+    await swept.mine_and_scan(CONFIRMATIONS)
+    [row] = await swept.rows(Outflow)
+    assert row.covers_units == 2 * ETHER
+    assert [each.swept for each in await swept.rows(Transaction)] == [True]
+
+    await swept.pay(payment, ETHER)
+    await swept.mine_and_scan(CONFIRMATIONS)
+    assert [each.swept for each in await swept.rows(Transaction)] == [True, False]
+    assert (await swept.get(payment)).status == "confirmed"
+    await sweep_ether(swept, payment)
+    await swept.mine_and_scan(CONFIRMATIONS)
+    assert [each.swept for each in await swept.rows(Transaction)] == [True, True]
+    assert (await swept.get(payment)).status == "settled"
+
+
 @pytest.mark.parametrize(("left", "settles"), [(21_000 * GAS_PRICE, True), (21_000 * GAS_PRICE + 1, False)])
 async def test_ether_that_would_not_pay_for_another_transfer_is_dust(swept: Watch, left: int, settles: bool) -> None:
     payment = await confirmed(swept, "ETH", "1")
