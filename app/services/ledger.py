@@ -137,6 +137,10 @@ def events_of(
 
 def _write_state(record: PaymentRecord, state: PaymentState) -> None:
     row = record.payment
+    if state.status != "settled":
+        row.settled_by_sweep = False
+    elif row.status != "settled":
+        row.settled_by_sweep = state.options[state.option].swept
     row.status = state.status
     row.flags = sorted(state.flags)
     row.version = state.version
@@ -191,7 +195,7 @@ def _delivery(
 def _swept(context: Context, record: PaymentRecord, chain_id: int) -> bool:
     """Whether a sweep settles. What was settled by finality stays so when sweeping is switched on later."""
     chain = context.by_id.get(chain_id)
-    before = record.payment.status == "settled" and not record.outflows
+    before = record.payment.status == "settled" and not record.payment.settled_by_sweep
     return chain is not None and chain.sweep.mode != "off" and not before
 
 

@@ -400,6 +400,18 @@ async def test_a_payment_that_finality_settled_stays_so_when_sweeping_is_switche
         await watch.mine_and_scan()
         assert (await watch.get(payment)).status == "settled"
         assert await watch.told(payment) == "created detected confirmed settled overpaid"
+        # Nor is it undone by what becomes of money at the treasury: of another asset, or a part of its own.
+        await watch.pay(payment, ETHER, token="ETH")
+        await watch.mine_and_scan()
+        await sweep_ether(watch, payment)
+        await watch.mine_and_scan()
+        await sweep_token(watch, payment, 5_000_000)
+        await watch.mine_and_scan()
+        await watch.anvil.reorg(1)
+        await watch.scan()
+        assert len(await watch.rows(Outflow)) == 2
+        assert (await watch.get(payment)).status == "settled"
+        assert await watch.told(payment) == "created detected confirmed settled overpaid overpaid"
 
 
 # --- our own money
