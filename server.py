@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 
 import uvicorn
 from fastapi import FastAPI
@@ -70,11 +71,30 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
 
 
 def load() -> tuple[Settings, ChainsFile]:
-    """Settings and chains of this process, checked for a server. Raises ConfigError."""
+    """Settings and chains of this process, checked for a server. Raises ConfigError.
+
+    Embedded without a private key nobody sweeps: there the chains' `sweep.mode` is off, and final transfers settle.
+    In production the key is on another host, of which this one knows nothing.
+    """
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
     settings.check_server()
-    return settings, load_chains(settings.chains_file, read_environment())
+    chains_file = load_chains(settings.chains_file, read_environment())
+    if settings.embedded and not settings.has_private_key:
+        chains_file = _without_sweeping(chains_file)
+    return settings, chains_file
+
+
+def _without_sweeping(chains_file: ChainsFile) -> ChainsFile:
+    swept = [chain.name for chain in chains_file.enabled if chain.sweep.mode != "off"]
+    if swept:
+        log.warning(
+            "nothing is swept, and final transfers are settled: there is no private key; "
+            "set PAYWATCH_MNEMONIC or PAYWATCH_KEYSTORE_FILE, or sweep.mode to off",
+            chains=swept,
+        )
+    chains = tuple(replace(chain, sweep=replace(chain.sweep, mode="off")) for chain in chains_file.chains)
+    return replace(chains_file, chains=chains)
 
 
 class _Server(uvicorn.Server):

@@ -46,8 +46,7 @@ def sweep(
         return
     if not dry_run:
         raise ConfigError("the sweeper's worker sweeps; `paywatch sweep --dry-run` shows what it would do")
-    for found in asyncio.run(_prospects(chain)):
-        _print(found)
+    asyncio.run(_prospects(chain))
 
 
 @sweep_app.command()
@@ -68,10 +67,18 @@ def deploy(chain: ChainOption = None) -> None:
     asyncio.run(_deploy(chain))
 
 
-async def _prospects(chain_name: str | None) -> list[Prospect]:
+async def _prospects(chain_name: str | None) -> None:
+    """Print each chain's as it comes, and in the end what could not be asked."""
+    problems: list[str] = []
     async with opened() as context:
         sweeper = await _sweeper(context)
-        return [await prospect(sweeper, chain) for chain in _chains(context, chain_name)]
+        for chain in _chains(context, chain_name):
+            try:
+                _print(await prospect(sweeper, chain))
+            except ConfigError as error:
+                problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 async def _release(sweep_id: str) -> None:

@@ -13,6 +13,7 @@ from app.core.logger import redact_url
 from app.db.models import ChainState, Event, Payment, Transaction, WebhookDelivery, WebhookEndpoint
 from app.db.repositories import chains, payments, webhooks
 from app.db.repositories.payments import PaymentRecord
+from app.services.blockchain.outflows import accounted
 from app.services.context import Context
 from app.services.decide import ChainHead, Change, OptionState, PaymentState, Sweep, TransferState, decide
 from app.services.views import payment_view
@@ -136,6 +137,10 @@ def events_of(
 
 def _write_state(record: PaymentRecord, state: PaymentState) -> None:
     row = record.payment
+    if state.status != "settled":
+        row.settled_by_sweep = False
+    elif row.status != "settled":
+        row.settled_by_sweep = state.options[state.option].swept
     row.status = state.status
     row.flags = sorted(state.flags)
     row.version = state.version
@@ -190,15 +195,15 @@ def _delivery(
 def _swept(context: Context, record: PaymentRecord, chain_id: int) -> bool:
     """Whether a sweep settles. What was settled by finality stays so when sweeping is switched on later."""
     chain = context.by_id.get(chain_id)
-    before = record.payment.status == "settled" and not record.outflows
+    before = record.payment.status == "settled" and not record.payment.settled_by_sweep
     return chain is not None and chain.sweep.mode != "off" and not before
 
 
 def _arrived(record: PaymentRecord) -> list[Sweep]:
     """What reached the treasury for good: an outflow is verified once it has the option's confirmations."""
-    return [
-        Sweep(row.chain_id, row.asset, row.covers_units) for row in record.outflows if row.canonical and row.verified
-    ]
+    left = [row for row in record.outflows if row.canonical and row.verified]
+    received = [row for row in record.transactions if row.canonical]
+    return [Sweep(chain_id, asset, units) for (chain_id, _, asset), units in accounted(left, received).items()]
 
 
 def _head(state: ChainState) -> ChainHead:

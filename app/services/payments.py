@@ -77,6 +77,7 @@ async def create(
         metadata_=wanted.metadata,
         redirect_url=wanted.redirect_url,
         webhook_url=wanted.webhook_url,
+        settled_by_sweep=False,
         created_at=now,
         expires_at=now + timedelta(seconds=quoted.expires_in_s),
     )

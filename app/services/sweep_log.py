@@ -37,6 +37,7 @@ class SweepAttemptView(View):
 class SweepView(View):
     """One transaction of Paywatch's that moves money of the merchant's payments, or brings gas for that (`topup`).
 
+    `tx_hash` is the mined transaction; until one is, the last that was signed (null: refused before that).
     `account` signs it and pays `fee`, in the chain's native coin, for all of its items, other merchants' too;
     `gas_price` is wei per gas.
     """
@@ -103,6 +104,7 @@ def _view(
     tokens: Mapping[tuple[int, bytes], Token],
 ) -> SweepView:
     token, native = tokens[sweep.chain_id, sweep.asset], tokens[sweep.chain_id, NATIVE_ASSET]
+    tx_hash = sweep.tx_hash or (attempts[-1].tx_hash if attempts else None)
     return SweepView(
         id=sweep.id,
         kind=sweep.kind,  # type: ignore[arg-type]
@@ -110,7 +112,7 @@ def _view(
         chain_id=sweep.chain_id,
         token=token.symbol,
         status=sweep.status,  # type: ignore[arg-type]
-        tx_hash=hex0x(sweep.tx_hash) if sweep.tx_hash else None,
+        tx_hash=hex0x(tx_hash) if tx_hash else None,
         nonce=sweep.nonce,
         account=checksum(sweep.account),
         treasury=checksum(sweep.treasury) if sweep.treasury else None,

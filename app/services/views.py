@@ -36,8 +36,12 @@ class TransactionView(View):
 
 
 class OutflowView(View):
-    """Money of the payment's address that reached the treasury; `fee_units` is native coin that the address paid."""
+    """Money of the payment's address that reached the treasury; `fee_units` is native coin that the address paid.
 
+    `sweep_id`: the sweep that took it there; null when somebody else's transaction did.
+    """
+
+    sweep_id: str | None
     chain: str
     tx_hash: str
     block_number: int
@@ -209,6 +213,7 @@ def _outflow_view(record: PaymentRecord, row: Outflow, cursors: Mapping[int, Cha
     token = record.tokens[row.chain_id, row.asset]
     cursor = cursors.get(row.chain_id)
     return OutflowView(
+        sweep_id=record.sweep_ids.get(row.tx_hash),
         chain=cursor.name if cursor else str(row.chain_id),
         tx_hash=hex0x(row.tx_hash),
         block_number=row.block_number,

@@ -171,6 +171,7 @@ def upgrade() -> None:
         sa.Column("detected_at", TIME, nullable=True),
         sa.Column("confirmed_at", TIME, nullable=True),
         sa.Column("settled_at", TIME, nullable=True),
+        sa.Column("settled_by_sweep", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["deposit_address_id"],
             ["deposit_addresses.id"],

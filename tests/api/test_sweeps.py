@@ -131,12 +131,15 @@ async def test_a_sweep_has_every_field_of_the_contract(
     }
 
 
-async def test_what_is_not_mined_yet_has_no_receipt(client: httpx.AsyncClient, gateway: Gateway) -> None:
+async def test_what_is_not_mined_yet_has_its_last_attempts_hash_and_no_receipt(
+    client: httpx.AsyncClient, gateway: Gateway
+) -> None:
     payment = await create_payment(client, token="ETH", amount="1")
     topup = await add_sweep(gateway, 0, NATIVE_ASSET, payment, mined=False, kind="topup", treasury=None)
     sweep = (await client.get(f"{PATH}/{topup}")).json()
-    absent = ("treasury", "tx_hash", "gas_used", "gas_price", "fee", "fee_units", "block_number", "ended_at")
+    absent = ("treasury", "gas_used", "gas_price", "fee", "fee_units", "block_number", "ended_at")
     assert [sweep[name] for name in absent] == [None] * len(absent)
+    assert sweep["tx_hash"] == sweep["attempts"][-1]["tx_hash"] == "0x" + "0001" * 16
     assert (sweep["status"], sweep["token"], sweep["items"][0]["moved_units"]) == ("signed", "ETH", None)
 
 

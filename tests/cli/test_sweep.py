@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
+from app.blockchain.signer import Signer
 from app.core.evm import checksum
-from app.db.models import Sweep
+from app.db.models import ChainState, Sweep
+from app.services.blockchain.sweeper import Sweeper
 from tests.cli.test_cli import Answer, paywatch
-from tests.services.blockchain.sweeping import TREASURY, WORDS, OpenSwept, Swept
+from tests.services.blockchain.conftest import OpenWatch
+from tests.services.blockchain.sweeping import GAS_MONEY, TREASURY, WORDS, OpenSwept, Swept, sweep_policy
+from tests.services.blockchain.watch import chain_yaml
 
 
 async def run(swept: Swept, folder: Path, *arguments: str, **changed: str) -> Answer:
@@ -75,3 +79,32 @@ async def test_without_a_private_key_it_says_where_to_run_it(open_swept: OpenSwe
         answer = await run(swept, tmp_path, "sweep", "--dry-run", PAYWATCH_MNEMONIC="")
         assert answer.code == 1
         assert answer.error.startswith("there is no private key here: run this where the sweeper runs")
+
+
+async def test_a_fresh_installation_can_ask_and_deploy_before_a_server_ran(
+    opened: OpenWatch, signer: Signer, tmp_path: Path
+) -> None:
+    async with opened(sweep=sweep_policy(), prepared=False) as watch:
+        swept = Swept(watch, Sweeper(watch.context, signer))
+        await watch.anvil.set_balance(swept.gas_account, GAS_MONEY)
+        answer = await run(swept, tmp_path, "sweep", "--dry-run")
+        assert (answer.code, answer.out.splitlines()[-1]) == (0, "nothing to be signed now")
+        async with watch.context.db.write() as session:
+            await session.execute(delete(ChainState))
+        await watch.anvil.set_automine(True)
+        answer = await run(swept, tmp_path, "contracts", "deploy")
+        assert (answer.code, answer.out.split(",")[0]) == (
+            0,
+            f"devnet: collector {checksum(swept.contracts.collector)}",
+        )
+
+
+async def test_a_chain_that_cannot_be_asked_hides_no_other(open_swept: OpenSwept, tmp_path: Path) -> None:
+    async with open_swept() as swept:
+        path = tmp_path / "chains.yaml"
+        gone = chain_yaml("http://127.0.0.1:1", {}, 6, name="gone", chain_id=31338, sweep=sweep_policy())
+        path.write_text(gone + path.read_text().removeprefix("chains:\n"))
+        answer = await run(swept, tmp_path, "sweep", "--dry-run")
+        assert answer.code == 1
+        assert answer.out.startswith("devnet: treasury ")
+        assert answer.error.splitlines()[-1].startswith("chain 'gone': ")

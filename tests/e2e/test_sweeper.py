@@ -11,6 +11,7 @@ from tests.e2e.harness import (
     MNEMONIC,
     START_S,
     WEBHOOK_SECRET,
+    XPUB,
     House,
     assert_no_secrets,
     soon,
@@ -114,5 +115,20 @@ async def test_ten_kills_sweep_each_payment_once(mining: Devnet) -> None:
                 expected["ETH"] -= int(payment["sweeps"][0]["fee_units"])
         balance = await mining.anvil.call(mining.token, "balanceOf(address)", TREASURY, returns="uint256")
         assert {"ETH": await mining.anvil.balance(TREASURY), "USDC": balance} == expected
+    finally:
+        await house.close()
+
+
+async def test_a_server_that_only_watches_settles_by_finality_and_says_so_once(devnet: Devnet) -> None:
+    """Embedded, with an xpub and no private key, although chains.yaml asks for sweeps: nobody could ever sweep."""
+    house = House(devnet.chains_yaml(sweep=POLICY), MNEMONIC="", XPUB=XPUB)
+    try:
+        await house.start()
+        payment = await house.create("USDC", "25")
+        await devnet.pay(payment)
+        await devnet.anvil.mine(100)
+        await house.reaches(payment["id"], "settled")
+        assert house.logs().count("there is no private key") == 1
+        assert await check_of(house, "sweeper") is None
     finally:
         await house.close()

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -74,6 +75,8 @@ class Payment(Base):
     detected_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     settled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # It was settled by money at the treasury, not by finality: it falls back when a reorg takes that back.
+    settled_by_sweep: Mapped[bool] = mapped_column(Boolean, default=False)
 
 
 class PaymentOption(Base):

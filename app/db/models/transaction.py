@@ -50,6 +50,6 @@ class Transaction(Base):
     verified: Mapped[bool] = mapped_column(Boolean)
     # Its present state was taken into account by `decide`, so it is no longer news.
     noted: Mapped[bool] = mapped_column(Boolean)
-    # A canonical outflow of its address and asset came after it: nothing of it is left to be swept.
+    # Canonical outflows of its address and asset account for it: nothing of it is left to be swept.
     swept: Mapped[bool] = mapped_column(Boolean, default=False)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)

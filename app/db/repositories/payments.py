@@ -1,7 +1,7 @@
 """Payments with their options, addresses and transfers."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ from sqlalchemy import exists, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
-from app.db.models import DepositAddress, Outflow, Payment, PaymentOption, Token, Transaction
+from app.db.models import DepositAddress, Outflow, Payment, PaymentOption, SweepAttempt, Token, Transaction
 
 Row = TypeVar("Row", PaymentOption, Transaction, Outflow)
 
@@ -24,6 +24,8 @@ class PaymentRecord:
     transactions: Sequence[Transaction]
     tokens: dict[tuple[int, bytes], Token]
     outflows: Sequence[Outflow] = ()
+    # Ids of the sweeps that are behind outflows, by transaction hash.
+    sweep_ids: dict[bytes, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ async def lock(session: AsyncSession, payment_ids: Collection[str]) -> None:
 
 
 async def load(session: AsyncSession, payment_ids: Collection[str]) -> list[PaymentRecord]:
-    """Records of the given payments, by id; five queries whatever their number."""
+    """Records of the given payments, by id; five queries whatever their number, six when money left their addresses."""
     if not payment_ids:
         return []
     rows = (
@@ -77,6 +79,7 @@ async def load(session: AsyncSession, payment_ids: Collection[str]) -> list[Paym
             .order_by(Outflow.block_number, Outflow.tx_index, Outflow.id)
         )
     )
+    sweep_ids = await _sweep_ids(session, payment_ids) if outflows else {}
     assets = {(row.chain_id, row.asset) for rows_ in options.values() for row in rows_}
     assets |= {(row.chain_id, row.asset) for rows_ in transactions.values() for row in rows_}
     assets |= {(row.chain_id, row.asset) for rows_ in outflows.values() for row in rows_}
@@ -90,9 +93,20 @@ async def load(session: AsyncSession, payment_ids: Collection[str]) -> list[Paym
             transactions.get(payment.id, []),
             tokens,
             outflows.get(payment.id, []),
+            sweep_ids,
         )
         for payment, address in rows
     ]
+
+
+async def _sweep_ids(session: AsyncSession, payment_ids: Collection[str]) -> dict[bytes, str]:
+    query = (
+        select(SweepAttempt.tx_hash, SweepAttempt.sweep_id)
+        .join(Outflow, Outflow.tx_hash == SweepAttempt.tx_hash)
+        .where(Outflow.payment_id.in_(payment_ids))
+        .distinct()
+    )
+    return {tx_hash: sweep_id for tx_hash, sweep_id in await session.execute(query)}
 
 
 def _by_payment(rows: Iterable[Row]) -> dict[str, list[Row]]:

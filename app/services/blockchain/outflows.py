@@ -21,7 +21,7 @@ from app.core.chains import Chain
 from app.core.clock import from_unix
 from app.core.evm import NATIVE_ASSET, hex0x
 from app.core.logger import get_logger
-from app.db.models import Outflow
+from app.db.models import Outflow, Transaction
 from app.db.repositories import addresses, outflows
 from app.services.context import Context
 
@@ -134,18 +134,16 @@ async def _native_covers(session: AsyncSession, row: Outflow) -> int:
     held = await outflows.holdings(session, row.chain_id, {row.sender}, row.block_number)
     if held.get((row.sender, NATIVE_ASSET), 0) <= row.fee_units:
         received = await outflows.transfers_to(session, row.chain_id, {row.sender})
-        others = await outflows.outflows_of(session, row.chain_id, {row.sender})
+        earlier = [
+            each
+            for each in await outflows.outflows_of(session, row.chain_id, {row.sender})
+            if each.canonical and each.asset == NATIVE_ASSET and each.block_number <= row.block_number
+        ]
+        before = accounted([each for each in earlier if each.id != row.id], received)
         covers_units = max(
             covers_units,
             sum(t.amount_units for t in received if t.asset == NATIVE_ASSET and t.block_number <= row.block_number)
-            - sum(
-                other.covers_units
-                for other in others
-                if other.canonical
-                and other.asset == NATIVE_ASSET
-                and other.block_number <= row.block_number
-                and other.id != row.id
-            ),
+            - sum(before.values()),
         )
     return min(covers_units, limits.MAX_UNITS)
 
@@ -163,14 +161,30 @@ async def mark_swept(session: AsyncSession, chain: Chain, senders: Collection[by
     Not by their blocks: what arrived between a sweep's signature and its block is still there.
     """
     rows = await outflows.outflows_of(session, chain.chain_id, senders)
-    left: dict[tuple[bytes, bytes], int] = {}
-    for row in rows:
-        left[row.sender, row.asset] = left.get((row.sender, row.asset), 0) + row.covers_units * row.canonical
-    for transfer in await outflows.transfers_to(session, chain.chain_id, {row.sender for row in rows}):
-        key = (transfer.recipient, transfer.asset)
+    received = await outflows.transfers_to(session, chain.chain_id, {row.sender for row in rows})
+    left = accounted([row for row in rows if row.canonical], received)
+    for transfer in received:
+        key = (transfer.chain_id, transfer.recipient, transfer.asset)
         left[key] = left.get(key, 0) - transfer.amount_units
         transfer.swept = left[key] >= 0
     await session.flush()
+
+
+def accounted(left: Sequence[Outflow], received: Sequence[Transaction]) -> dict[tuple[int, bytes, bytes], int]:
+    """How much of what addresses received these outflows account for, in base units by (chain, address, asset).
+
+    Never more than had arrived by an outflow's block: when it took money that nobody had recorded too, that surplus
+    says nothing of what arrives later.
+    """
+    arrivals: dict[tuple[int, bytes, bytes], list[Transaction]] = {}
+    for transfer in received:
+        arrivals.setdefault((transfer.chain_id, transfer.recipient, transfer.asset), []).append(transfer)
+    found: dict[tuple[int, bytes, bytes], int] = {}
+    for row in sorted(left, key=lambda row: (row.block_number, row.tx_index)):
+        key = (row.chain_id, row.sender, row.asset)
+        arrived = sum(each.amount_units for each in arrivals.get(key, ()) if each.block_number <= row.block_number)
+        found[key] = min(found.get(key, 0) + row.covers_units, arrived)
+    return found
 
 
 async def verify_outflows(

@@ -22,7 +22,8 @@ from app.core.errors import ConfigError, NotFound
 from app.core.evm import checksum
 from app.core.logger import get_logger
 from app.core.money import format_units
-from app.db.repositories import sweeps
+from app.db.repositories import chains, sweeps
+from app.services.blockchain.chains import prepare
 from app.services.blockchain.sweeping.budget import GasBudget
 from app.services.blockchain.sweeping.collect import plan_deployment
 from app.services.blockchain.sweeping.jobs import Job, Plan, Waiting
@@ -158,7 +159,8 @@ class Prospect:
 
 
 async def prospect(sweeper: Sweeper, chain: Chain) -> Prospect:
-    """The plan of the next rounds; nothing is stored or broadcast. Raises ConfigError when the node cannot say."""
+    """The plan of the next rounds; nothing is signed or broadcast. Raises ConfigError when the node cannot say."""
+    await _require_cursor(sweeper.context, chain)
     jobs: list[Job] = []
     waiting: list[Waiting] = []
     short_wei = 0
@@ -185,6 +187,16 @@ async def prospect(sweeper: Sweeper, chain: Chain) -> Prospect:
     )
 
 
+async def _require_cursor(context: Context, chain: Chain) -> None:
+    """On a fresh installation, where no server has made it yet. Raises ConfigError."""
+    async with context.db.read() as session:
+        state = await chains.get_state(session, chain.chain_id)
+    if state is None:
+        check = await prepare(context, chain)
+        if check.problem is not None:
+            raise ConfigError(f"chain {chain.name!r}: {check.problem}")
+
+
 async def release_sweep(context: Context, sweep_id: str) -> None:
     """Let a frozen sweep go, on the operator's word: what its addresses still hold is swept anew.
 
@@ -208,6 +220,7 @@ async def deploy_step(sweeper: Sweeper, chain: Chain) -> tuple[bytes, bytes] | N
     Returns the addresses of collector and delegate when both are there. Raises ConfigError when the node cannot be
     asked, or the gas account cannot pay.
     """
+    await _require_cursor(sweeper.context, chain)
     try:
         async with asking(sweeper, chain) as round_:
             return await _deploy_next(round_)

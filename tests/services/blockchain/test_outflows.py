@@ -17,6 +17,7 @@ from app.services.views import PaymentView
 from tests.services.blockchain.conftest import OpenWatch
 from tests.services.blockchain.killer import kill_at_every_point
 from tests.services.blockchain.requests import Requests
+from tests.services.blockchain.sweeping import OpenSwept
 from tests.services.blockchain.watch import CONFIRMATIONS, Watch
 from tests.support.anvil import Anvil, encode_call
 from tests.support.node import Call, ProxyNode
@@ -104,7 +105,19 @@ async def test_money_at_the_treasury_settles_once_it_has_its_confirmations(
     assert row.covers_units == int(payment.amount_units)
     assert [each.swept for each in await swept.rows(Transaction)] == [True]
     [event] = await swept.rows(Event, Event.type == "payment.settled")
-    assert [each["tx_hash"] for each in event.data["sweeps"]] == [tx_hash]
+    assert [(each["tx_hash"], each["sweep_id"]) for each in event.data["sweeps"]] == [(tx_hash, None)]
+
+
+async def test_a_settled_payment_names_the_sweep_that_took_its_money(open_swept: OpenSwept) -> None:
+    async with open_swept() as swept:
+        payments = [await swept.confirmed("ETH", "1") for _ in range(2)]
+        await swept.settle(*payments)
+        sweeps = {item.payment_id: item.sweep_id for item in await swept.watch.rows(SweepItem)}
+        events = await swept.watch.rows(Event, Event.type == "payment.settled")
+        told = {event.payment_id: [each["sweep_id"] for each in event.data["sweeps"]] for event in events}
+        assert told == {payment.id: [sweeps[payment.id]] for payment in payments}
+        shown = [(await swept.watch.get(payment)).sweeps[0].sweep_id for payment in payments]
+        assert shown == [sweeps[payment.id] for payment in payments]
 
 
 async def treasury_holds(watch: Watch, token: str) -> int:
@@ -134,6 +147,32 @@ async def test_what_arrives_between_signature_and_block_is_not_taken_for_swept(s
     await swept.mine_and_scan(CONFIRMATIONS)
     rows = await swept.rows(Transaction)
     assert {row.amount_units: row.swept for row in rows} == {25_000_000: True, 7_000_000: False}
+
+
+async def test_ether_that_nobody_saw_arrive_stands_for_no_later_ether(swept: Watch) -> None:
+    """A sweep took more than was recorded; the surplus neither hides nor settles what comes after it."""
+    payment = await swept.create("ETH", "2")
+    forwarder = await swept.anvil.deploy("Forwarder")
+    await swept.anvil.transact(forwarder, "pay(address)", payment.address, value=ETHER)  # not seen by `blocks`
+    await swept.pay(payment, ETHER)
+    await swept.mine_and_scan()
+    await swept.expire_at(payment, 60 * 60)
+    await swept.mine_and_scan(CONFIRMATIONS)
+    assert (await swept.get(payment)).status == "expired"
+    await sweep_ether(swept, payment)
+    await swept.mine_and_scan(CONFIRMATIONS)
+    [row] = await swept.rows(Outflow)
+    assert row.covers_units == 2 * ETHER
+    assert [each.swept for each in await swept.rows(Transaction)] == [True]
+
+    await swept.pay(payment, ETHER)
+    await swept.mine_and_scan(CONFIRMATIONS)
+    assert [each.swept for each in await swept.rows(Transaction)] == [True, False]
+    assert (await swept.get(payment)).status == "confirmed"
+    await sweep_ether(swept, payment)
+    await swept.mine_and_scan(CONFIRMATIONS)
+    assert [each.swept for each in await swept.rows(Transaction)] == [True, True]
+    assert (await swept.get(payment)).status == "settled"
 
 
 @pytest.mark.parametrize(("left", "settles"), [(21_000 * GAS_PRICE, True), (21_000 * GAS_PRICE + 1, False)])
@@ -361,6 +400,18 @@ async def test_a_payment_that_finality_settled_stays_so_when_sweeping_is_switche
         await watch.mine_and_scan()
         assert (await watch.get(payment)).status == "settled"
         assert await watch.told(payment) == "created detected confirmed settled overpaid"
+        # Nor is it undone by what becomes of money at the treasury: of another asset, or a part of its own.
+        await watch.pay(payment, ETHER, token="ETH")
+        await watch.mine_and_scan()
+        await sweep_ether(watch, payment)
+        await watch.mine_and_scan()
+        await sweep_token(watch, payment, 5_000_000)
+        await watch.mine_and_scan()
+        await watch.anvil.reorg(1)
+        await watch.scan()
+        assert len(await watch.rows(Outflow)) == 2
+        assert (await watch.get(payment)).status == "settled"
+        assert await watch.told(payment) == "created detected confirmed settled overpaid overpaid"
 
 
 # --- our own money
