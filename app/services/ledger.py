@@ -180,6 +180,8 @@ def _delivery(
         status="dead" if is_disabled else "pending",
         dead_reason="endpoint_disabled" if is_disabled else None,
         attempt_count=0,
+        failure_count=0,
+        manual=False,
         next_attempt_at=None if is_disabled else now,
         created_at=now,
     )
