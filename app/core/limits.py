@@ -122,7 +122,8 @@ SWEEP_SIGN_BUDGET_S: Final = 6.0  # a round signs nothing new after this long
 SWEEPER_JOB_TIMEOUT_S: Final = 15  # and 10 s of arq's: a dead worker's round is taken over within 30 s
 
 # Strangers' URLs
-DNS_TIMEOUT_S: Final = 5.0  # a name that takes longer is not worth an API call's wait
+DNS_TIMEOUT_S: Final = 2.0  # a name that takes longer is not worth an API call's wait; deliveries ask again
+DNS_THREADS: Final = 200  # lookups under way: twice WEBHOOK_CONNECTIONS, as a dead name's outlasts its attempt
 DIAL_ADDRESSES: Final = 3  # of one host, tried in turn within the attempt's time
 WEBHOOK_CONNECTIONS: Final = 100  # open at once in one process, so also its deliveries under way
 WEBHOOK_KEEPALIVE_CONNECTIONS: Final = 20  # kept for the next event

@@ -476,27 +476,32 @@ async def test_events_written_while_an_endpoint_is_disabled_leave_nothing_pendin
 async def test_a_name_that_turns_to_loopback_is_never_connected_to_at_delivery_or_by_a_test(
     gateway: Gateway, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Public when it was registered, and at the check before the request; loopback when it is dialled."""
+    """Public when it was registered, loopback when it is dialled."""
     public = ["93.184.215.14"]
     strict = replace(gateway.context, guard=NetGuard(()))
     async with Listener() as listener, guarded_client(strict.guard) as http:
         url = f"https://rebind.test:{listener.port}/"
-        for answers in (
-            [public, ["127.0.0.1"]],
-            [["127.0.0.1"]],
-            [public, ["::ffff:127.0.0.1"]],
-            [public, ["10.0.0.1"]],
-        ):
+        for inside in (["127.0.0.1"], ["::ffff:127.0.0.1"], ["10.0.0.1"], [*public, "127.0.0.1"]):
             resolve_as(monkeypatch, "rebind.test", public)
             endpoint = await add_endpoint(client, url)
             await create_payment(client)
-            resolve_as(monkeypatch, "rebind.test", *answers)
+            resolve_as(monkeypatch, "rebind.test", inside)
             assert await send_due(strict, http) == 1
             assert (await attempts(gateway))[-1].error == "refused_address"
-            resolve_as(monkeypatch, "rebind.test", *answers)
+            resolve_as(monkeypatch, "rebind.test", inside)
             async with strict.db.read() as session:
                 [merchant] = await session.scalars(select(Merchant.id))
             tested = await send_test(strict, http, merchant, endpoint)
             assert (tested.delivered, tested.error) == (False, "refused_address")
             await client.delete(f"{ENDPOINTS}/{endpoint}")
         assert listener.connections == 0
+
+
+async def test_a_name_without_an_address_is_a_failed_connection(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_as(monkeypatch, "hooks.test", [])
+    await create_payment(client, webhook_url="https://hooks.test/")
+    await send_due(gateway.context, sender)
+    [attempt] = await attempts(gateway)
+    assert (attempt.error, attempt.error_detail) == ("connect_failed", "hooks.test cannot be resolved")
