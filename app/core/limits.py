@@ -34,6 +34,7 @@ WEBHOOK_BREAKER_FAILURES: Final = 10  # in a row, then a receiver is only probed
 WEBHOOK_PROBE_MIN_S: Final = 1.0  # after the first failure of a probe; it doubles, so no pause outlasts the outage
 WEBHOOK_PROBE_MAX_S: Final = 30.0  # a receiver that is back is noticed within this
 WEBHOOK_GIVE_UP_S: Final = 432_000  # five days without success: longer than any delivery's own schedule
+WEBHOOK_SILENCE_S: Final = 129_600  # a day and a half without a failure is over every retry's pause: it fails anew
 WEBHOOK_OLD_SECRET_S: Final = 86_400  # a day to roll a new secret out, as the design says
 WEBHOOK_OLD_SECRETS: Final = 4  # of one endpoint at once: each is one more signature in every request
 WEBHOOK_REPLAY_ROWS: Final = 1_000  # one call of the bulk replay: a transaction of well under a second
@@ -95,7 +96,7 @@ KEYS_PER_MERCHANT: Final = 100  # that work; more is a loop that makes keys
 KEY_NAME_CHARS: Final = 100  # a line of a table
 MERCHANT_NAME_CHARS: Final = 100
 LAST_USED_EVERY_S: Final = 60.0  # a last use is told to the minute: a write for each request costs more
-ENDPOINTS_PER_MERCHANT: Final = 20  # each event is delivered to all of them
+ENDPOINTS_PER_MERCHANT: Final = 100  # each event is delivered to all of them
 CONFIRMATIONS_MAX: Final = 10_000  # a day of a fast chain; more is a typing error
 URL_CHARS: Final = 2_000  # what browsers and proxies agree on
 
@@ -126,7 +127,8 @@ SWEEP_SIGN_BUDGET_S: Final = 6.0  # a round signs nothing new after this long
 SWEEPER_JOB_TIMEOUT_S: Final = 15  # and 10 s of arq's: a dead worker's round is taken over within 30 s
 
 # Strangers' URLs
-DNS_TIMEOUT_S: Final = 5.0  # a name that takes longer is not worth an API call's wait
+DNS_TIMEOUT_S: Final = 2.0  # a name that takes longer is not worth an API call's wait; deliveries ask again
+DNS_THREADS: Final = 200  # lookups under way: twice WEBHOOK_CONNECTIONS, as a dead name's outlasts its attempt
 DIAL_ADDRESSES: Final = 3  # of one host, tried in turn within the attempt's time
 WEBHOOK_CONNECTIONS: Final = 100  # open at once in one process, so also its deliveries under way
 WEBHOOK_KEEPALIVE_CONNECTIONS: Final = 20  # kept for the next event

@@ -1,8 +1,10 @@
 """Keeps requests that strangers' URLs cause away from networks that are not public (SSRF)."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
@@ -20,8 +22,10 @@ IPAddress = IPv4Address | IPv6Address
 # IPv6 networks that carry an IPv4 address inside (RFC 3056, RFC 4380, RFC 6052, RFC 8215): the inner one is unknown
 # to the router that would be asked, so none of them is dialled.
 _CARRIERS: Final = tuple(IPv6Network(net) for net in ("2002::/16", "2001::/32", "64:ff9b::/96", "64:ff9b:1::/48"))
-# What Python's `is_global` does not know: 6to4 relays (RFC 7526), documentation (RFC 9637), site-local (RFC 3879).
-_NOT_GLOBAL: Final = tuple(ip_network(net) for net in ("192.88.99.0/24", "3fff::/20", "fec0::/10"))
+# What Python's `is_global` does not know, or not in every version: protocol assignments (RFC 6890), 6to4 relays
+# (RFC 7526), documentation (RFC 9637), site-local (RFC 3879).
+_NOT_GLOBAL: Final = tuple(ip_network(net) for net in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "fec0::/10"))
+_NUMBER: Final = re.compile(r"[0-9]*|0[xX][0-9a-fA-F]*")
 
 
 class BlockedAddress(InvalidRequest):
@@ -36,53 +40,97 @@ class NetGuard:
 
     def __init__(self, allowed: Iterable[Network]) -> None:
         self._allowed = tuple(allowed)
+        # Threads of its own: a lookup that hangs goes on after its asker has left, and the loop's own few threads serve
+        # everybody. One lookup at a time for a name, so that a dead one holds one of them.
+        self._threads = ThreadPoolExecutor(limits.DNS_THREADS, thread_name_prefix="dns")
+        self._lookups: dict[str, Future[list[IPAddress]]] = {}
 
     def permits(self, address: IPAddress) -> bool:
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        if any(address in network for network in self._allowed if network.version == address.version):
+        if self._is_allowed(address):
             return True
+        address = _unmapped(address)
         if any(address in network for network in (*_CARRIERS, *_NOT_GLOBAL)):
             return False
         return address.is_global and not address.is_multicast and not address.is_reserved
 
-    def allows_plain_http(self, addresses: Iterable[IPAddress]) -> bool:
-        """http:// is for the operator's own networks only; on the open internet a webhook goes by https."""
-        return all(any(a in net for net in self._allowed if net.version == a.version) for a in addresses)
+    async def resolve(self, host: str, plain_http: bool = False) -> list[IPAddress]:
+        """The addresses of a host that may be dialled: those in the operator's networks, else all, if all are public.
 
-    async def resolve(self, host: str, port: int) -> list[IPAddress]:
-        """Addresses of a host, each of them permitted. Raises BlockedAddress, or OSError when it has none."""
-        answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers]
-        for address in addresses:
-            if not self.permits(address):
-                raise BlockedAddress(f"{host} leads to {address}, which is not a public address")
+        http:// is for the operator's own networks only. Raises BlockedAddress, which does not tell the addresses: an
+        API client learns nothing of our network; OSError or ValueError when the host has none.
+        """
+        addresses = await self._look_up(host)
+        allowed = [address for address in addresses if self._is_allowed(address)]
+        if allowed:
+            return allowed
+        if plain_http:
+            raise BlockedAddress("a webhook URL must be https://")
+        if not all(self.permits(address) for address in addresses):
+            raise BlockedAddress(f"{host} leads to an address that is not public")
         return addresses
 
     async def check_url(self, url: str) -> None:
-        """Raises BlockedAddress when a webhook must not go there now; it is asked again at every delivery."""
+        """Raises BlockedAddress when a webhook must not go there now; it is asked again at every delivery.
+
+        A name that has no address at this moment, or none within `DNS_TIMEOUT_S`, may have one by then.
+        """
+        scheme, host = read_url(url)
         try:
-            httpx.URL(url)  # is stricter than urlsplit, and is what the request will be made of
-            parts = urlsplit(url)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise BlockedAddress("a webhook URL must be a valid URL") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-            raise BlockedAddress("a webhook URL must be https:// with a host and without credentials")
-        try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
             async with asyncio.timeout(limits.DNS_TIMEOUT_S):
-                addresses = await self.resolve(parts.hostname, port)
+                await self.resolve(host, plain_http=scheme == "http")
         except (OSError, ValueError, TimeoutError) as error:
-            raise BlockedAddress(f"{parts.hostname} cannot be resolved") from error
-        if parts.scheme == "http" and not self.allows_plain_http(addresses):
-            raise BlockedAddress("a webhook URL must be https://")
+            if scheme == "http" or not _is_name(host):
+                raise BlockedAddress(f"{host} cannot be resolved") from error
+
+    def _is_allowed(self, address: IPAddress) -> bool:
+        address = _unmapped(address)
+        return any(address in network for network in self._allowed if network.version == address.version)
+
+    async def _look_up(self, host: str) -> list[IPAddress]:
+        lookup = self._lookups.get(host)
+        if lookup is None:
+            lookup = self._lookups[host] = self._threads.submit(_addresses, host)
+            lookup.add_done_callback(lambda _: self._lookups.pop(host))
+        return await asyncio.shield(asyncio.wrap_future(lookup))  # it is others' too
+
+
+def read_url(url: str) -> tuple[str, str]:
+    """Scheme and host of a webhook's URL. Raises BlockedAddress when it cannot be one, wherever its host leads."""
+    try:
+        httpx.URL(url)  # is stricter than urlsplit, and is what the request will be made of
+        parts = urlsplit(url)
+        _ = parts.port  # raises for one that is none
+    except (httpx.InvalidURL, ValueError) as error:
+        raise BlockedAddress("a webhook URL must be a valid URL") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+        raise BlockedAddress("a webhook URL must be https:// with a host and without credentials")
+    return parts.scheme, parts.hostname
+
+
+def _addresses(host: str) -> list[IPAddress]:
+    answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers]
+
+
+def _unmapped(address: IPAddress) -> IPAddress:
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_name(host: str) -> bool:
+    """Whether DNS could know it: it is no spelling of an address, which ends in a number, or in hexadecimal."""
+    try:
+        last = host.encode("idna").decode().rstrip(".").rpartition(".")[2]
+    except UnicodeError:
+        return False
+    return _NUMBER.fullmatch(last) is None and ":" not in host
 
 
 class _GuardedBackend(httpcore.AsyncNetworkBackend):
     """Resolves once, vets, and dials the vetted address: a name that changes in between has no window."""
 
-    def __init__(self, guard: NetGuard) -> None:
+    def __init__(self, guard: NetGuard, plain_http: bool) -> None:
         self._guard = guard
+        self._plain_http = plain_http
         self._dialler = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -95,10 +143,10 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         try:
             async with asyncio.timeout(timeout):
-                addresses = await self._guard.resolve(host, port)
+                addresses = await self._guard.resolve(host, self._plain_http)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(f"resolving {host} took too long") from error
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise httpcore.ConnectError(f"{host} cannot be resolved") from error
         return await self._dial_first(addresses, port, timeout, local_address, socket_options)
 
@@ -129,16 +177,25 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
 
 def guarded_client(guard: NetGuard) -> httpx.AsyncClient:
     """An HTTP client for strangers' URLs: guarded dialling, no redirects, cookies or environment proxies."""
+    timeout = httpx.Timeout(limits.WEBHOOK_TIMEOUT_S, connect=limits.WEBHOOK_CONNECT_TIMEOUT_S)
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.AsyncClient(
+        transport=_transport(guard, plain_http=False),
+        mounts={"http://": _transport(guard, plain_http=True)},
+        timeout=timeout,
+        follow_redirects=False,
+        trust_env=False,
+        cookies=no_cookies,
+    )
+
+
+def _transport(guard: NetGuard, plain_http: bool) -> httpx.AsyncHTTPTransport:
     transport = httpx.AsyncHTTPTransport(trust_env=False)
     # httpx has no parameter for the network backend; its pool is replaced by an equal one that has ours.
     transport._pool = httpcore.AsyncConnectionPool(
         ssl_context=httpx.create_ssl_context(trust_env=False),
         max_connections=limits.WEBHOOK_CONNECTIONS,
         max_keepalive_connections=limits.WEBHOOK_KEEPALIVE_CONNECTIONS,
-        network_backend=_GuardedBackend(guard),
+        network_backend=_GuardedBackend(guard, plain_http),
     )
-    timeout = httpx.Timeout(limits.WEBHOOK_TIMEOUT_S, connect=limits.WEBHOOK_CONNECT_TIMEOUT_S)
-    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    return httpx.AsyncClient(
-        transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, cookies=no_cookies
-    )
+    return transport

@@ -63,6 +63,7 @@ def create_engine(url: str) -> AsyncEngine:
     if parsed.get_backend_name() != "sqlite":
         engine = create_async_engine(
             url,
+            hide_parameters=True,  # they would stand in the log of an error
             pool_size=limits.DB_POOL_SIZE,
             max_overflow=limits.DB_POOL_OVERFLOW,
             pool_timeout=limits.DB_POOL_TIMEOUT_S,
@@ -77,6 +78,7 @@ def create_engine(url: str) -> AsyncEngine:
         _make_folder(Path(parsed.database).parent)
     engine = create_async_engine(
         url,
+        hide_parameters=True,
         pool_size=limits.DB_POOL_SIZE,
         max_overflow=limits.DB_POOL_OVERFLOW,
         pool_timeout=limits.DB_POOL_TIMEOUT_S,

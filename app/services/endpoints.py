@@ -141,10 +141,12 @@ async def rotate_secret(context: Context, session: AsyncSession, merchant_id: st
     return NewEndpointView(**endpoint_view(row).model_dump(), secret=secret)
 
 
-async def disable_failed(session: AsyncSession, endpoint_id: str, reason: DisabledReason, delivery_id: str) -> None:
-    """Disable an endpoint that gives us no choice; one that was disabled or deleted meanwhile stays as it is."""
+async def disable_failed(
+    session: AsyncSession, endpoint_id: str, reason: DisabledReason, url: str, delivery_id: str
+) -> None:
+    """Disable an endpoint whose `url` gives us no choice; one that was changed or deleted meanwhile stays as it is."""
     row = await webhooks.lock_endpoint(session, endpoint_id)
-    if row.disabled_at is None and row.deleted_at is None:
+    if row.url == url and row.disabled_at is None and row.deleted_at is None:
         await _disable(session, row, reason, {"kind": "webhook", "delivery_id": delivery_id})
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import httpx
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
@@ -18,7 +19,7 @@ from app.db.repositories.webhooks import DueDelivery
 from app.services import endpoints
 from app.services.context import Context
 from app.services.endpoints import DisabledReason
-from app.services.webhook_post import GONE, Attempt, Message, post
+from app.services.webhook_post import GONE, OUR_MISTAKES, Attempt, Message, post
 
 __all__ = ["Attempt", "DueDelivery", "Outcome", "claim", "probe_delay_s", "record", "retry_delay_s", "send"]
 
@@ -49,7 +50,11 @@ async def send(context: Context, client: httpx.AsyncClient, delivery: DueDeliver
     """Send a claimed delivery once. Nothing of it is stored yet."""
     secrets = signing_secrets(delivery.secret, delivery.old_secrets, utc_now())
     message = Message(delivery.event_id, delivery.event_type, delivery.event_created_at, delivery.data)
-    attempt = await post(context, client, delivery.url, secrets, message)
+    try:
+        attempt = await post(context, client, delivery.url, secrets, message)
+    except Exception as error:
+        log.error("sending a webhook failed", delivery=delivery.id, exc_info=error)
+        attempt = Attempt(utc_now(), 0, error="internal", error_detail="our mistake; the log has it")
     log.info(
         "webhook failed" if attempt.error else "webhook delivered",
         payment=delivery.payment_id,
@@ -70,7 +75,7 @@ async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
     left to transactions of its own.
     """
     now = utc_now()
-    disable: dict[str, tuple[DisabledReason, str]] = {}
+    disable: dict[str, tuple[DisabledReason, DueDelivery]] = {}
     async with context.db.write() as session:
         verdicts = await _judge_receivers(session, outcomes, now)
         locked = await webhooks.lock_deliveries(session, [outcome.delivery.id for outcome in outcomes])
@@ -81,20 +86,24 @@ async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
             if attempt is None:
                 continue
             verdict: DisabledReason | None = "gone" if attempt.status_code == GONE else verdicts.get(delivery.receiver)
-            if attempt.error is None:
+            if attempt.error is None or row.url != delivery.url:  # what an old URL answered says nothing of the new one
                 verdict = None
             _apply(row, attempt, verdict, now)
             session.add(_attempt_row(row, delivery, attempt))
             if verdict is not None and delivery.endpoint_id is not None:
-                disable[delivery.endpoint_id] = verdict, delivery.id
+                disable[delivery.endpoint_id] = verdict, delivery
         await session.flush()
         for receiver in sorted({each.delivery.receiver for each in outcomes if each.delivery.endpoint_id is None}):
             if verdicts.get(receiver) is not None:  # an address that nobody can disable
+                await webhooks.forget_failures(session, receiver)
                 ended = await webhooks.end_pending(session, receiver, "failing")
                 log.error("webhook receiver given up", receiver=receiver, ended=ended)
-    for endpoint_id, (reason, delivery_id) in disable.items():
-        async with context.db.write() as session:
-            await endpoints.disable_failed(session, endpoint_id, reason, delivery_id)
+    for endpoint_id, (reason, delivery) in disable.items():
+        try:
+            async with context.db.write() as session:
+                await endpoints.disable_failed(session, endpoint_id, reason, delivery.url, delivery.id)
+        except (SQLAlchemyError, OSError, TimeoutError) as error:  # the attempts are stored; the next failure disables
+            log.error("disabling a webhook endpoint failed", endpoint=endpoint_id, reason=f"{type(error).__name__}")
 
 
 def retry_delay_s(failure_count: int, retry_after_s: float | None = None) -> float | None:
@@ -121,11 +130,12 @@ async def _judge_receivers(
 ) -> dict[str, DisabledReason]:
     """Note who answered and who did not; returns those that have had no success for too long."""
     attempts = [(each.delivery.receiver, each.attempt) for each in outcomes if each.attempt is not None]
+    await webhooks.lock_receivers(session, {receiver for receiver, _ in attempts})
     well = {receiver for receiver, attempt in attempts if attempt.error is None}
     await webhooks.forget_failures(session, *sorted(well))
     verdicts: dict[str, DisabledReason] = {}
     for receiver, attempt in sorted(attempts, key=lambda each: each[0]):
-        if receiver in well or attempt.error == "signing_failed":
+        if receiver in well or attempt.error in OUR_MISTAKES:
             continue
         state = await webhooks.note_failure(session, receiver, now, attempt.is_unavailable)
         pause_s = probe_delay_s(state.failure_count)

@@ -16,10 +16,16 @@ from standardwebhooks import Webhook
 from app.core import limits
 from app.core.clock import rfc3339, utc_now
 from app.core.errors import PaywatchError
-from app.core.netguard import BlockedAddress
+from app.core.logger import get_logger
+from app.core.netguard import BlockedAddress, read_url
+from app.core.secrets import SecretBox, WrongSecretKey
 from app.services.context import Context
 
 GONE = 410
+# Errors that say nothing of the receiver.
+OUR_MISTAKES = ("signing_failed", "internal")
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,8 @@ class Attempt:
     """What came of sending. `error` is None for a 2xx answer, else one of
 
     `timeout`, `connect_failed` (no address among it), `tls`, `refused_address` (not public, or not a URL),
-    `connection_lost`, `http_<status>`, `signing_failed` (ours: the stored secret cannot be decrypted).
+    `connection_lost`, `http_<status>`, `signing_failed` (ours: the stored secret cannot be decrypted),
+    `internal` (ours).
     """
 
     at: datetime
@@ -59,12 +66,15 @@ class Attempt:
 async def post(
     context: Context, client: httpx.AsyncClient, url: str, secrets: Sequence[bytes], message: Message
 ) -> Attempt:
-    """One signed POST, signed with each of the encrypted `secrets`. Never raises for what a receiver can do."""
+    """One POST, signed with each of the encrypted `secrets`, the current one first.
+
+    Never raises for what a receiver can do.
+    """
     at, started = utc_now(), time.monotonic()
     try:
-        headers, body = sign([context.box.decrypt(secret) for secret in secrets], message, at)
+        headers, body = sign(_decrypted(context.box, secrets), message, at)
+        read_url(url)
         async with asyncio.timeout(limits.WEBHOOK_TIMEOUT_S) as deadline:
-            await context.guard.check_url(url)
             async with client.stream("POST", url, headers=headers, content=body) as response:
                 # The answer is there. Its body is read for people, in a time of its own, and changes nothing.
                 deadline.reschedule(asyncio.get_running_loop().time() + limits.WEBHOOK_TIMEOUT_S)
@@ -95,6 +105,17 @@ def sign(secrets: Sequence[str], message: Message, at: datetime) -> tuple[dict[s
         "webhook-signature": " ".join(Webhook(secret).sign(message.id, at, body) for secret in secrets),
     }
     return headers, body.encode()
+
+
+def _decrypted(box: SecretBox, secrets: Sequence[bytes]) -> list[str]:
+    """Raises WrongSecretKey for the first; old ones that cannot be decrypted are left out."""
+    found = [box.decrypt(secrets[0])]
+    for old in secrets[1:]:
+        try:
+            found.append(box.decrypt(old))
+        except WrongSecretKey as error:
+            log.error("an old webhook secret does not sign", reason=str(error))
+    return found
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:

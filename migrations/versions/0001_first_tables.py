@@ -115,6 +115,7 @@ def upgrade() -> None:
         sa.Column("receiver", sa.Text(), nullable=False),
         sa.Column("failure_count", sa.BigInteger(), nullable=False),
         sa.Column("failing_since", TIME, nullable=False),
+        sa.Column("last_failed_at", TIME, nullable=False),
         sa.Column("probe_at", TIME, nullable=True),
         sa.PrimaryKeyConstraint("receiver", name=op.f("pk_webhook_receivers")),
     )

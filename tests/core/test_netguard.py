@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.core import limits
 from app.core.netguard import BlockedAddress, NetGuard, guarded_client
 from tests.support.receiver import Receiver, Reply
 
@@ -32,7 +34,11 @@ NOT_PUBLIC = {
     "documentation 2": "198.51.100.1",
     "documentation 3": "203.0.113.1",
     "benchmarking": "198.18.0.1",
-    "protocol assignments": "192.0.0.170",
+    "protocol assignments, dummy": "192.0.0.8",
+    "protocol assignments, anycast": "192.0.0.9",
+    "protocol assignments, free": "192.0.0.50",
+    "protocol assignments, NAT64": "192.0.0.170",
+    "protocol assignments, last": "192.0.0.255",
     "6to4 relays": "192.88.99.1",
     "v6 loopback": "::1",
     "v6 unspecified": "::",
@@ -173,7 +179,7 @@ async def test_no_spelling_of_loopback_gets_through(host: str, scheme: str, list
 async def test_a_name_that_leads_to_such_an_address_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_as(monkeypatch, "hooks.test", [address])
     guard = NetGuard(())
-    with pytest.raises(BlockedAddress, match="not a public address"):
+    with pytest.raises(BlockedAddress, match=r"^hooks\.test leads to an address that is not public$"):
         await guard.check_url("https://hooks.test/")
     async with guarded_client(guard) as client:
         with pytest.raises(BlockedAddress):
@@ -182,7 +188,7 @@ async def test_a_name_that_leads_to_such_an_address_is_refused(address: str, mon
 
 async def test_one_bad_address_among_good_ones_refuses_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_as(monkeypatch, "hooks.test", [PUBLIC, "10.0.0.1"])
-    with pytest.raises(BlockedAddress, match=r"10\.0\.0\.1"):
+    with pytest.raises(BlockedAddress, match="not public"):
         await NetGuard(()).check_url("https://hooks.test/")
 
 
@@ -219,13 +225,74 @@ async def test_a_url_that_cannot_be_a_webhook_is_refused(url: str, monkeypatch: 
         await NetGuard(()).check_url(url)
 
 
-async def test_a_name_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_that_has_no_address_now_may_be_given_and_is_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve_as(monkeypatch, "hooks.test", [])
+    guard = NetGuard(LOOPBACK)
+    await guard.check_url("https://hooks.test/")
     with pytest.raises(BlockedAddress, match="cannot be resolved"):
-        await NetGuard(()).check_url("https://hooks.test/")
-    async with guarded_client(NetGuard(())) as client:
+        await guard.check_url("http://hooks.test/")
+    async with guarded_client(guard) as client:
         with pytest.raises(httpx.ConnectError):
             await client.post("https://hooks.test/")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.", "0x7f.1", "0x7f.0x1", "1.2.3.4.5", "999.1.1.1", "a.0x", "①②⑦.⓪.⓪.①."])
+async def test_a_spelling_of_an_address_is_refused_although_nothing_resolves_it(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_as(monkeypatch, host, [])
+    with pytest.raises(BlockedAddress):
+        await NetGuard(()).check_url(f"https://{host}/")
+
+
+async def test_a_name_that_hangs_holds_one_thread_and_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads, and 40 who ask for the dead name and leave again."""
+    monkeypatch.setattr(limits, "DNS_THREADS", 2)
+    resolver, answer = resolve_as(monkeypatch, "hooks.test", [PUBLIC]), threading.Event()
+    asked = []
+
+    def hang(host: Any, *args: Any, **named: Any) -> Any:
+        if host != "dead.test":
+            return resolver(host, *args, **named)
+        asked.append(host)
+        answer.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    guard = NetGuard(())
+    try:
+        left = [asyncio.create_task(guard.resolve("dead.test")) for _ in range(40)]
+        await asyncio.sleep(0)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        assert await asyncio.wait_for(guard.resolve("hooks.test"), 30) == [ip_address(PUBLIC)]
+        monkeypatch.setattr(limits, "DNS_TIMEOUT_S", 0.05)
+        await guard.check_url("https://dead.test/")  # an API call does not wait for it either
+        assert asked == ["dead.test"]
+    finally:
+        answer.set()
+
+
+async def test_of_a_names_addresses_those_that_are_allowed_are_dialled(
+    monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+) -> None:
+    """`localhost` is ::1 too, and only 127.0.0.0/8 is allowed."""
+    resolve_as(monkeypatch, "hooks.test", ["::1", "127.0.0.1"])
+    guard, url = NetGuard(LOOPBACK[:1]), receiver.url.replace("127.0.0.1", "hooks.test")
+    await guard.check_url(url)
+    assert await guard.resolve("hooks.test") == [ip_address("127.0.0.1")]
+    async with guarded_client(guard) as client:
+        assert (await client.post(url)).status_code == 200
+
+
+async def test_a_name_that_turns_public_is_not_dialled_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_as(monkeypatch, "hooks.test", ["127.0.0.1"], [PUBLIC])
+    guard = NetGuard(LOOPBACK)
+    await guard.check_url("http://hooks.test/")
+    async with guarded_client(guard) as client:
+        with pytest.raises(BlockedAddress, match="must be https"):
+            await client.post("http://hooks.test/")
 
 
 async def test_an_allowed_network_may_be_reached_in_the_clear(receiver: Receiver) -> None:

@@ -5,6 +5,7 @@ import random
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 
 from app.core import limits
 from app.db.engine import Database
@@ -122,3 +123,11 @@ async def test_sqlite_syncs_every_commit_and_enforces_foreign_keys(db: Database)
             await session.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
     assert found == ["wal", 2, 1]
+
+
+async def test_an_error_does_not_hold_what_was_written(db: Database) -> None:
+    """It is logged."""
+    with pytest.raises(DBAPIError) as raised:
+        async with db.write() as session:
+            await session.execute(text("INSERT INTO nowhere VALUES (:secret)"), {"secret": "whsec_secret"})
+    assert "whsec_secret" not in str(raised.value)

@@ -11,13 +11,15 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from app.core import limits
-from app.core.clock import utc_now
+from app.core.clock import rfc3339, utc_now
 from app.core.netguard import NetGuard, guarded_client
 from app.db.models import Merchant, WebhookDelivery, WebhookEndpoint, WebhookReceiver
 from app.db.repositories import webhooks
+from app.services import endpoints, webhook
 from app.services.context import Context
 from app.services.endpoints import send_test
 from app.services.gateway import Gateway
@@ -395,7 +397,8 @@ async def test_a_host_of_payments_own_urls_is_given_up_after_five_days_and_new_e
     assert {row.status for row in await rows(gateway)} == {"dead"}
     assert {row.dead_reason for row in await rows(gateway)} == {"failing"}
     await create_payment(client, webhook_url=receiver.url)
-    await probe_now(gateway)
+    async with gateway.context.db.read() as session:
+        assert list(await session.scalars(select(WebhookReceiver))) == []
     receiver.answer(then=200)
     assert await send_due(gateway.context, sender) == 1
     assert Counter(row.status for row in await rows(gateway)) == {"dead": 6, "delivered": 1}
@@ -476,27 +479,126 @@ async def test_events_written_while_an_endpoint_is_disabled_leave_nothing_pendin
 async def test_a_name_that_turns_to_loopback_is_never_connected_to_at_delivery_or_by_a_test(
     gateway: Gateway, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Public when it was registered, and at the check before the request; loopback when it is dialled."""
+    """Public when it was registered, loopback when it is dialled."""
     public = ["93.184.215.14"]
     strict = replace(gateway.context, guard=NetGuard(()))
     async with Listener() as listener, guarded_client(strict.guard) as http:
         url = f"https://rebind.test:{listener.port}/"
-        for answers in (
-            [public, ["127.0.0.1"]],
-            [["127.0.0.1"]],
-            [public, ["::ffff:127.0.0.1"]],
-            [public, ["10.0.0.1"]],
-        ):
+        for inside in (["127.0.0.1"], ["::ffff:127.0.0.1"], ["10.0.0.1"], [*public, "127.0.0.1"]):
             resolve_as(monkeypatch, "rebind.test", public)
             endpoint = await add_endpoint(client, url)
             await create_payment(client)
-            resolve_as(monkeypatch, "rebind.test", *answers)
+            resolve_as(monkeypatch, "rebind.test", inside)
             assert await send_due(strict, http) == 1
             assert (await attempts(gateway))[-1].error == "refused_address"
-            resolve_as(monkeypatch, "rebind.test", *answers)
+            resolve_as(monkeypatch, "rebind.test", inside)
             async with strict.db.read() as session:
                 [merchant] = await session.scalars(select(Merchant.id))
             tested = await send_test(strict, http, merchant, endpoint)
             assert (tested.delivered, tested.error) == (False, "refused_address")
             await client.delete(f"{ENDPOINTS}/{endpoint}")
         assert listener.connections == 0
+
+
+async def test_a_name_without_an_address_is_a_failed_connection(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_as(monkeypatch, "hooks.test", [])
+    await create_payment(client, webhook_url="https://hooks.test/")
+    await send_due(gateway.context, sender)
+    [attempt] = await attempts(gateway)
+    assert (attempt.error, attempt.error_detail) == ("connect_failed", "hooks.test cannot be resolved")
+
+
+# --- what must not follow
+
+
+async def test_a_disable_that_fails_leaves_the_attempts_recorded_once(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(*args: Any) -> None:
+        raise OperationalError("SELECT", {}, OSError("away"))
+
+    endpoint = await add_endpoint(client, receiver.url)
+    await create_payment(client)
+    receiver.answer(410, 410)
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(endpoints, "disable_failed", away)
+        await send_due(gateway.context, sender)
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+        "disabling a webhook endpoint failed"
+    ]
+    assert len(await attempts(gateway)) == 1
+    await create_payment(client)
+    await send_due(gateway.context, sender)
+    assert (await client.get(f"{ENDPOINTS}/{endpoint}")).json()["disabled_reason"] == "gone"
+
+
+async def test_what_an_old_url_answers_late_does_not_disable_the_new_one(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    endpoint = await add_endpoint(client, receiver.url_for("/old"))
+    await create_payment(client)
+    receiver.answer(410)
+    [claimed] = await claim(gateway.context, 50)
+    attempt = await send(gateway.context, sender, claimed)
+    await client.patch(f"{ENDPOINTS}/{endpoint}", json={"url": receiver.url_for("/new")})
+    await record(gateway.context, [Outcome(claimed, attempt)])
+    assert (await client.get(f"{ENDPOINTS}/{endpoint}")).json()["status"] == "enabled"
+    await make_due(gateway)
+    await send_due(gateway.context, sender)
+    assert [request.path for request in receiver.requests] == ["/old", "/new"]
+    assert [row.status for row in await rows(gateway)] == ["delivered"]
+
+
+async def test_one_failure_after_a_long_silence_disables_nothing(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    endpoint = await add_endpoint(client, receiver.url)
+    await create_payment(client)
+    receiver.answer(500, 500)
+    await send_due(gateway.context, sender)
+    silence = timedelta(seconds=limits.WEBHOOK_SILENCE_S)
+    long_ago = utc_now() - timedelta(seconds=2 * limits.WEBHOOK_GIVE_UP_S)
+    await change_failing(gateway, failing_since=long_ago, last_failed_at=utc_now() - silence)
+    await make_due(gateway)
+    await send_due(gateway.context, sender)
+    assert (await client.get(f"{ENDPOINTS}/{endpoint}")).json()["status"] == "enabled"
+    assert utc_now() - (await failing(gateway)).failing_since < silence
+
+
+async def test_a_mistake_of_ours_is_an_attempt_and_is_not_held_against_the_receiver(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def wrong(*args: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(webhook, "post", wrong)
+    await create_payment(client, webhook_url=receiver.url)
+    await send_due(gateway.context, sender)
+    [row], [attempt] = await rows(gateway), await attempts(gateway)
+    assert (attempt.error, row.status, row.attempt_count, row.leased_until) == ("internal", "pending", 1, None)
+    async with gateway.context.db.read() as session:
+        assert list(await session.scalars(select(WebhookReceiver))) == []
+
+
+async def test_an_old_secret_that_cannot_be_decrypted_does_not_sign_and_stops_nothing(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    await add_endpoint(client, receiver.url)
+    until = rfc3339(utc_now() + timedelta(hours=1))
+    async with gateway.context.db.write() as session:
+        await session.execute(update(WebhookEndpoint).values(old_secrets=[{"secret": "another key's", "until": until}]))
+    await create_payment(client)
+    await send_due(gateway.context, sender)
+    [request] = receiver.requests
+    assert request.headers["webhook-signature"].count("v1,") == 1
+    assert [row.status for row in await rows(gateway)] == ["delivered"]

@@ -61,8 +61,9 @@ class WebhookReceiver(Base):
     receiver: Mapped[str] = mapped_column(Text, primary_key=True)
     # In a row, without an answer or with one of 429 or 5xx: from some number on it is only probed.
     failure_count: Mapped[int] = mapped_column(BigInteger)
-    # The first failure after its last success.
+    # The first failure after its last success, or after a long silence.
     failing_since: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_failed_at: Mapped[datetime] = mapped_column(UtcDateTime)
     # Only probed, and not before then.
     probe_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Integer, bindparam, case, delete, exists, func, or_, select, update
@@ -136,7 +136,10 @@ async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime
     chosen = (
         select(WebhookDelivery.id)
         .join(due, due.c.id == WebhookDelivery.id)
-        .where(due.c.rank <= due.c.share, free, WebhookDelivery.status == "pending")
+        .where(due.c.rank <= due.c.share)
+        .where(
+            free, WebhookDelivery.status == "pending", WebhookDelivery.next_attempt_at <= now
+        )  # asked of locked rows
         .order_by(due.c.rank, WebhookDelivery.id)
         .limit(rows)
         .with_for_update(of=WebhookDelivery, skip_locked=True)
@@ -207,18 +210,26 @@ async def lock_deliveries(session: AsyncSession, ids: Collection[str]) -> dict[s
 # --- how receivers are
 
 
+async def lock_receivers(session: AsyncSession, receivers: Collection[str]) -> None:
+    """Those of them that fail, in order."""
+    query = select(WebhookReceiver.receiver).where(WebhookReceiver.receiver.in_(receivers))
+    await session.execute(query.order_by(WebhookReceiver.receiver).with_for_update())
+
+
 async def note_failure(session: AsyncSession, receiver: str, now: datetime, unavailable: bool) -> WebhookReceiver:
     """Count a failed attempt; the row stays locked until the transaction ends. `unavailable` is what a breaker counts;
-    another failure is an answer, and ends such a row."""
+    another failure is an answer, and ends such a row. After a long silence failing begins anew."""
     insert = upsert(session, WebhookReceiver).values(
-        receiver=receiver, failure_count=int(unavailable), failing_since=now, probe_at=None
+        receiver=receiver, failure_count=int(unavailable), failing_since=now, last_failed_at=now, probe_at=None
     )
-    count = WebhookReceiver.failure_count + 1 if unavailable else 0
-    await session.execute(
-        insert.on_conflict_do_update(
-            index_elements=[WebhookReceiver.receiver], set_={"failure_count": count, "probe_at": None}
-        )
-    )
+    silent = WebhookReceiver.last_failed_at < now - timedelta(seconds=limits.WEBHOOK_SILENCE_S)
+    changes = {
+        "failure_count": WebhookReceiver.failure_count + 1 if unavailable else 0,
+        "failing_since": case((silent, insert.excluded.failing_since), else_=WebhookReceiver.failing_since),
+        "last_failed_at": now,
+        "probe_at": None,
+    }
+    await session.execute(insert.on_conflict_do_update(index_elements=[WebhookReceiver.receiver], set_=changes))
     return await session.get_one(WebhookReceiver, receiver, populate_existing=True)
 
 
@@ -229,6 +240,7 @@ async def forget_failures(session: AsyncSession, *receivers: str) -> None:
 
 async def end_pending(session: AsyncSession, receiver: str, reason: str) -> int:
     """Make a receiver's pending deliveries dead; returns how many. One under way may still be recorded as delivered."""
+    await _lock_pending(session, receiver)
     ended = await session.execute(
         update(WebhookDelivery)
         .where(WebhookDelivery.receiver == receiver, WebhookDelivery.status == "pending")
@@ -240,11 +252,18 @@ async def end_pending(session: AsyncSession, receiver: str, reason: str) -> int:
 
 async def move_pending(session: AsyncSession, receiver: str, url: str) -> None:
     """Send a receiver's pending deliveries to another URL."""
+    await _lock_pending(session, receiver)
     await session.execute(
         update(WebhookDelivery)
         .where(WebhookDelivery.receiver == receiver, WebhookDelivery.status == "pending")
         .values(url=url)
     )
+
+
+async def _lock_pending(session: AsyncSession, receiver: str) -> None:
+    """In the order of their ids, as everybody who locks several."""
+    query = select(WebhookDelivery.id).where(WebhookDelivery.receiver == receiver, WebhookDelivery.status == "pending")
+    await session.execute(query.order_by(WebhookDelivery.id).with_for_update())
 
 
 # --- the log
