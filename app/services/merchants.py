@@ -51,11 +51,15 @@ async def ensure_first_merchant(context: Context) -> str | None:
     return None
 
 
-async def first_webhook_secret(context: Context) -> str | None:
-    """The first merchant's signing secret; None before the first start."""
+async def webhook_secret(context: Context, merchant: str | None) -> str:
+    """The signing secret of the merchant with that name, None being the first. Raises ConfigError."""
     async with context.db.read() as session:
-        merchant = await merchants.first(session)
-    return None if merchant is None else context.box.decrypt(merchant.webhook_secret)
+        owner = await (merchants.first(session) if merchant is None else merchants.by_name(session, merchant))
+    if owner is None and merchant is None:
+        raise ConfigError("there is no merchant yet: start the server once, which makes the first one")
+    if owner is None:
+        raise ConfigError(f"there is no merchant {merchant!r}")
+    return context.box.decrypt(owner.webhook_secret)
 
 
 async def make_key(

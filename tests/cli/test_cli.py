@@ -231,6 +231,11 @@ async def test_the_operator_makes_lists_and_revokes_keys_and_merchants(tmp_path:
         assert (refused.code, refused.out) == (1, "")
         assert "--new-merchant" in refused.error
         made = await paywatch(tmp_path, *shop, "--scope", "payments:write", "--new-merchant")
+        secrets = [await paywatch(tmp_path, "webhooks", "secret", *whose) for whose in ((), ("--merchant", "Mug shop"))]
+        assert [secret.out[:6] for secret in secrets] == ["whsec_"] * 2
+        assert secrets[0].out != secrets[1].out
+        unknown = await paywatch(tmp_path, "webhooks", "secret", "--merchant", "Nobody")
+        assert (unknown.code, "there is no merchant 'Nobody'" in unknown.error) == (1, True)
         assert made.code == 0, made.error
         key = made.out.strip()
         listed = json.loads((await paywatch(tmp_path, "keys", "list", "--json")).out)
