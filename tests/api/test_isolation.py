@@ -7,10 +7,12 @@ import pytest
 from sqlalchemy import select
 
 from app.api.openapi import api_routes, scope_of
+from app.core.evm import NATIVE_ASSET
 from app.db.base import Base
 from app.db.models import Merchant
 from app.services.gateway import Gateway
 from server import create_app
+from tests.api.test_sweeps import add_sweep
 from tests.support.gateway import add_merchant, client_of, create_payment
 
 STRANGER = "pwk_of_a_stranger"
@@ -27,11 +29,12 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/webhook_endpoints"): {"url": "http://127.0.0.1:9/theirs"},
     ("PATCH", "/v1/webhook_endpoints/{endpoint_id}"): {"url": "http://127.0.0.1:9/theirs"},
     ("PATCH", "/v1/merchant"): {"tolerance": "1%"},
+    ("POST", "/v1/webhook_deliveries/replay"): {"since": "2020-01-01T00:00:00Z"},
 }
 SHARED = {"/v1/chains"}  # the gateway's, and the same for all
 
 
-async def belongings(client: httpx.AsyncClient) -> dict[str, str]:
+async def belongings(client: httpx.AsyncClient, gateway: Gateway) -> dict[str, str]:
     """One of each thing that a merchant has, by its parameter's name in paths."""
     payment = await create_payment(client, order_id="A-1", webhook_url="http://127.0.0.1:9/mine")
     endpoint = (await client.post("/v1/webhook_endpoints", json={"url": "http://127.0.0.1:9/mine"})).json()
@@ -45,6 +48,7 @@ async def belongings(client: httpx.AsyncClient) -> dict[str, str]:
         "key_id": key["id"],
         "delivery_id": delivery["id"],
         "event_id": event["id"],
+        "sweep_id": await add_sweep(gateway, 1, NATIVE_ASSET, payment),
     }
 
 
@@ -66,7 +70,7 @@ async def rows_of(gateway: Gateway, merchant_id: str) -> dict[str, list[tuple[An
 async def test_a_route_shows_and_touches_nothing_of_another_merchant(
     client: httpx.AsyncClient, gateway: Gateway, method: str, path: str
 ) -> None:
-    mine = await belongings(client)
+    mine = await belongings(client, gateway)
     stranger_id = await add_merchant(gateway, STRANGER)
     async with gateway.context.db.read() as session:
         [owner_id] = await session.scalars(select(Merchant.id).where(Merchant.id != stranger_id))
@@ -100,6 +104,6 @@ def assert_says_nothing_of(answer: httpx.Response, mine: dict[str, str], owner_i
 
 async def test_what_would_be_missed_is_noticed(gateway: Gateway, client: httpx.AsyncClient) -> None:
     """The owner's own answers do say it: the test above can fail."""
-    mine = await belongings(client)
+    mine = await belongings(client, gateway)
     with pytest.raises(AssertionError):
         assert_says_nothing_of(await client.get("/v1/payments"), mine, "mer_", {})
