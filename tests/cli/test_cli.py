@@ -248,6 +248,10 @@ async def test_the_operator_makes_lists_and_revokes_keys_and_merchants(tmp_path:
         assert "Mug shop" in table
         assert listed[1]["id"] in table
 
+        secrets = {
+            (await paywatch(tmp_path, "webhooks", "secret", *whose)).out for whose in ((), ("--merchant", "Mug shop"))
+        }
+        assert len(secrets) == 2
         async with httpx.AsyncClient(
             base_url=gateway.url, headers={"authorization": f"Bearer {key}"}, trust_env=False
         ) as client:
