@@ -54,6 +54,7 @@ _PAYMENT: Final[dict[str, Any]] = {
             "status": "canonical",
         }
     ],
+    "sweeps": [],
     "options": [_OPTION],
     "order_id": "A-1001",
     "metadata": {"cart": "c-77"},
@@ -65,6 +66,13 @@ _PAYMENT: Final[dict[str, Any]] = {
     "detected_at": _LATER,
     "confirmed_at": None,
     "settled_at": None,
+}
+_ANSWERED: Final[dict[str, Any]] = {
+    "duration_ms": 84,
+    "status_code": 200,
+    "error": None,
+    "error_detail": None,
+    "response_body": "ok",
 }
 _KEY: Final[dict[str, Any]] = {
     "id": "key_01KAGQ0W5N8E4TZ3V9XJ6D2RMC",
@@ -80,6 +88,10 @@ _ENDPOINT: Final[dict[str, Any]] = {
     "object": "webhook_endpoint",
     "url": "https://shop.example.com/webhooks",
     "event_types": ["payment.confirmed", "payment.reverted"],
+    "status": "enabled",
+    "disabled_at": None,
+    "disabled_reason": None,
+    "old_secret_valid_until": None,
     "created_at": _TIME,
 }
 
@@ -120,11 +132,60 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "endpoint_id": _ENDPOINT["id"],
         "url": _ENDPOINT["url"],
         "status": "delivered",
+        "dead_reason": None,
         "attempt_count": 1,
         "next_attempt_at": None,
         "delivered_at": _LATER,
         "created_at": _LATER,
-        "attempts": [{"at": _LATER, "duration_ms": 84, "status_code": 200, "error": None, "manual": False}],
+        "attempts": [
+            {
+                "at": _LATER,
+                **_ANSWERED,
+                "next_attempt_at": None,
+                "manual": False,
+            }
+        ],
+    },
+    "EndpointTestView": {
+        "object": "webhook_test",
+        "webhook_id": "tst_01KAGQ1B9M2XG6T8NV4EHS7QZC",
+        "type": "webhook_endpoint.test",
+        "delivered": True,
+        "at": _LATER,
+        **_ANSWERED,
+    },
+    "ReplayDead": {"since": _TIME},
+    "Replayed": {"replayed": 12},
+    "SweepView": {
+        "id": "swp_01KAGQ2C4N5XG6T8NV4EHS7QZC",
+        "object": "sweep",
+        "kind": "collect",
+        "chain": "ethereum",
+        "chain_id": 1,
+        "token": "USDC",
+        "status": "confirmed",
+        "tx_hash": "0x" + "0f" * 32,
+        "nonce": 7,
+        "account": "0x90F79bf6EB2c4f870365E785982E1f101E93b906",
+        "treasury": "0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65",
+        "gas_used": 59737,
+        "gas_price": "2000000000",
+        "fee": "0.000119474",
+        "fee_units": "119474000000000",
+        "error": None,
+        "block_number": 19000013,
+        "created_at": _LATER,
+        "ended_at": "2026-11-20T12:08:41.300120Z",
+        "items": [
+            {
+                "payment_id": _PAYMENT_ID,
+                "address": _ADDRESS,
+                "amount": "25",
+                "amount_units": "25000000",
+                "moved_units": "25000000",
+            }
+        ],
+        "attempts": [{"tx_hash": "0x" + "0f" * 32, "max_fee": "4000000000", "created_at": _LATER}],
     },
     "ChainView": {
         "name": "ethereum",
