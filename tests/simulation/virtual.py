@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime as real_datetime
+import math
 import random
 import selectors
 import sys
@@ -64,6 +65,7 @@ class Clock:
     def __init__(self, loop: SimulatedLoop) -> None:
         self.elapsed = 0.0
         self._loop = loop
+        loop.skipped = float(math.ceil(loop.skipped))  # aiohttp rounds timeouts up to whole seconds of the loop's time
 
     @property
     def unix(self) -> int:
