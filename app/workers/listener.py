@@ -65,6 +65,8 @@ async def _follow(listener: Listener, chain: Chain) -> None:
             outcome = await step(listener.context, chain)
         if outcome.changes:
             await listener.wake_ups.webhooks()
+        if outcome.halted:  # perhaps by another worker's check, and that worker may be gone: check again
+            listener.ready.discard(chain.name)
         if outcome.problem is not None:
             log.warning("node not usable", reason=outcome.problem)
         if not outcome.progressed:

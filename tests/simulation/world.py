@@ -192,6 +192,7 @@ class World:
             self.report.counts["steps"] += 1
             told = [f"{change.type} v{change.state.version}" for change in outcome.changes]
             self.log(f"{worker.name} step: progressed={outcome.progressed} {told} {outcome.problem or ''}")
+            worker.ready = not outcome.halted  # as the listener does: somebody's check may have halted it
             if not outcome.progressed:
                 return "changes" if outcome.changes else "problem" if outcome.problem else "at rest"
         return "on the way"
@@ -224,7 +225,7 @@ class World:
         worker = self.auditor
         if self.rng.random() < 0.7:
             return lambda: self._backup(worker)
-        first = self.rng.randint(self.floor + 1, self.chain.head.number + 1)
+        first = self.rng.randint(min(self.floor, self.chain.head.number) + 1, self.chain.head.number + 1)
         last = first + self.rng.randrange(12) if self.rng.random() < 0.8 else None
         return lambda: self._rescan(worker, first, last)
 

@@ -37,12 +37,14 @@ log = get_logger(__name__)
 class StepOutcome:
     """`progressed`: another step at once is worthwhile. `changes`: what payments went through; they were committed.
 
-    `problem`: why the node could not be asked or believed; nothing was written then.
+    `problem`: why the node could not be asked or believed; nothing was written then. `halted`: the chain stands still
+    until a check passes or an operator has looked.
     """
 
     progressed: bool
     changes: tuple[Change, ...] = ()
     problem: str | None = None
+    halted: bool = False
 
 
 async def step(context: Context, chain: Chain) -> StepOutcome:
@@ -50,8 +52,10 @@ async def step(context: Context, chain: Chain) -> StepOutcome:
     cursor = await read_cursor(context, chain)
     nodes = context.nodes.nodes(chain)
     endpoint = nodes.pick()
-    if cursor is None or endpoint is None:
-        return StepOutcome(progressed=False, problem=None if cursor is None else "no endpoint is on this chain")
+    if cursor is None:
+        return StepOutcome(progressed=False, halted=True)
+    if endpoint is None:
+        return StepOutcome(progressed=False, problem="no endpoint is on this chain")
     try:
         outcome = await _step(context, chain, endpoint, cursor)
     except NodeError as error:
