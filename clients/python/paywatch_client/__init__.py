@@ -4,6 +4,7 @@ from paywatch_client.client import AsyncPaywatch, Paywatch
 from paywatch_client.errors import PaywatchError
 from paywatch_client.types import (
     ApiKey,
+    AtTreasury,
     Chain,
     Event,
     NewApiKey,
@@ -19,6 +20,7 @@ from paywatch_client.webhooks import InvalidWebhook, Webhook, verify_webhook
 __all__ = [
     "ApiKey",
     "AsyncPaywatch",
+    "AtTreasury",
     "Chain",
     "Event",
     "InvalidWebhook",

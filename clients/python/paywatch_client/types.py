@@ -79,6 +79,21 @@ class PaymentOption(TypedDict):
     rate_at: str | None
 
 
+class AtTreasury(TypedDict):
+    """Money of a payment that reached the treasury; `sweep_id` is null when Paywatch did not send it."""
+
+    sweep_id: str | None
+    chain: str
+    tx_hash: str
+    block_number: int
+    token: str
+    amount: str
+    amount_units: str
+    fee_units: str
+    confirmations: int
+    status: Literal["canonical", "orphaned"]
+
+
 class Payment(TypedDict):
     id: str
     object: Literal["payment"]
@@ -102,6 +117,7 @@ class Payment(TypedDict):
     confirmations_required: int
     detected_in_block: int | None
     transactions: list[Transaction]
+    sweeps: list[AtTreasury]
     options: list[PaymentOption]
     order_id: str | None
     metadata: dict[str, Any]
@@ -118,7 +134,7 @@ class Payment(TypedDict):
 class Event(TypedDict):
     id: str
     type: str
-    payment_id: str
+    payment_id: str | None
     version: int
     created_at: str
     cause: dict[str, Any]
@@ -150,6 +166,10 @@ class WebhookEndpoint(TypedDict):
     object: Literal["webhook_endpoint"]
     url: str
     event_types: list[str] | None
+    status: Literal["enabled", "disabled"]
+    disabled_at: str | None
+    disabled_reason: str | None
+    old_secret_valid_until: str | None
     created_at: str
     secret: NotRequired[str]  # in the answer that made it, and in no other
 
