@@ -110,7 +110,7 @@ class RateLimited(PaywatchError):
     code = "rate_limited"
     title = "Too many requests"
 
-    def __init__(self, detail: str | None = None, retry_after_s: int = 1) -> None:
+    def __init__(self, detail: str = "", retry_after_s: int = 1) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
 
