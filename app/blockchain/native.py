@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from app.blockchain.errors import FatalError, InvalidAnswerError
+from app.blockchain.errors import BlockUnknownError, FatalError, InvalidAnswerError
 from app.blockchain.headers import Header
 from app.blockchain.rpc import Call, Endpoint
 from app.blockchain.transfers import ObservedTransfer
@@ -54,18 +54,26 @@ class RawTrace(msgspec.Struct):
 
 
 async def probe_trace(endpoint: Endpoint, header: Header) -> bool:
-    """Whether the node offers one of the two trace methods; the endpoint remembers which."""
+    """Whether the node offers one of the two trace methods; the endpoint remembers which.
+
+    Raises NodeError, BlockUnknownError when it has one but not the block: a chain must not stop for that.
+    """
     calls: tuple[tuple[TraceMethod, list[Any]], ...] = (
         ("debug_traceBlockByHash", ["0x" + header.hash.hex(), {"tracer": "callTracer"}]),
         ("trace_block", [hex(header.number)]),
     )
+    without_block = False
     for method, params in calls:
         try:
-            if await endpoint.call(list[Any], method, *params) is not None:
-                endpoint.trace_method = method
-                return True
+            answer = await endpoint.call(list[Any], method, *params)
         except FatalError:  # the method is missing, or switched off
             continue
+        if answer is not None:
+            endpoint.trace_method = method
+            return True
+        without_block = True
+    if without_block:
+        raise BlockUnknownError(f"no traces of block {header.number}")
     return False
 
 

@@ -14,7 +14,7 @@ from app.services.views import PaymentView
 from tests.services.blockchain.conftest import OpenWatch
 from tests.services.blockchain.watch import CONFIRMATIONS, Watch
 from tests.support.anvil import Anvil, encode_call
-from tests.support.node import Call, ProxyNode, failure
+from tests.support.node import Call, ProxyNode, failure, result
 
 ETHER = 10**18
 MISSING = (-32601, "the method does not exist/is not available")
@@ -425,6 +425,25 @@ async def test_what_the_node_cannot_do_is_refused_with_a_clear_message(
         assert check.final
         assert await watch.rows(ChainState) == []
         assert not (await watch.step()).progressed
+
+
+async def test_a_node_that_lacks_the_block_alone_stops_no_chain(opened: OpenWatch, anvil: Anvil) -> None:
+    """It answers null for the traces of a block that it has not seen, as one behind a balancer may."""
+
+    def null(call: Call, answer: Call) -> Call:
+        if call["method"] == "trace_block":
+            return failure(call, *MISSING)
+        return result(call, None) if call["method"] == "debug_traceBlockByHash" else answer
+
+    async with ProxyNode(anvil.url) as node, opened(rpc_urls=[node.url], **native("trace")) as watch:
+        node.change = null
+        check = await watch.prepare()
+        assert check.problem is not None
+        assert "no traces of block" in check.problem
+        assert not check.final
+        assert (await watch.state()).halt_code is None
+        node.change = None
+        assert (await watch.prepare()).problem is None
 
 
 async def test_one_way_to_trace_is_enough(opened: OpenWatch, anvil: Anvil) -> None:
