@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8
-PYTEST_WORKERS ?= 2
+PYTEST_WORKERS ?= 3
 SEEDS ?= 200
 ARGS ?=
 
@@ -18,13 +18,13 @@ NPM_FLAGS := --ignore-scripts --no-audit --no-fund --loglevel=error
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-setup: .build/python.stamp .build/node.stamp ## install everything, into this folder only
+setup: .venv/.stamp node_modules/.stamp ## install everything, into this folder only
 
 demo: setup ## pay a payment on a local devnet, from order to settlement (KEEP=1 keeps it running)
 	KEEP=$(KEEP) $(BIN)/python -m demo $(ARGS)
 
 test: check ## every check and every test (ARGS="-k name" narrows the tests)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 simulate: setup ## the seeded simulation of chain, nodes and kills (SEEDS=1000; ARGS="--seed 1234 -v" repeats one)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
@@ -46,18 +46,21 @@ fix: setup ## let the tools repair what they can
 bench: setup ## repeatable measurements, each printing a ratio
 	$(BIN)/python -m benchmarks $(ARGS)
 
-contracts: .build/node.stamp ## compile the Solidity sources to contracts/artifacts
+contracts: node_modules/.stamp ## compile the Solidity sources to contracts/artifacts
 	node contracts/build.mjs
 
-lock: $(UV) ## resolve pyproject.toml anew into requirements.lock (ARGS="--upgrade" for newer versions)
+lock: $(UV) ## resolve pyproject.toml anew into requirements.lock, and what runs alone into deploy's (ARGS="--upgrade" for newer versions)
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-header --quiet \
 		-o requirements.lock $(ARGS)
+	$(UV) pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-header --quiet \
+		--constraints requirements.lock -o deploy/requirements.lock
 
 clean: ## remove what setup and the tools made; data/ and .env stay
 	rm -rf .venv .build node_modules .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find app tests demo devnet benchmarks migrations -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# uv comes from PyPI at a pinned version; it finds (or, where the machine's own is newer, fetches) Python 3.11 or 3.12.
+# uv comes from PyPI at a pinned version; it finds (or, where the machine's own is newer, fetches into this folder) Python
+# 3.11 or 3.12.
 $(UV):
 	@mkdir -p .build
 	$(PYTHON) -m venv --clear $(UV_HOME)
@@ -65,15 +68,15 @@ $(UV):
 	@touch $@
 
 $(BIN)/python: | $(UV)
-	$(UV) venv --quiet --allow-existing --python '>=3.11,<3.13' .venv
+	UV_PYTHON_INSTALL_DIR=$(CURDIR)/.build/python $(UV) venv --quiet --allow-existing --python '>=3.11,<3.13' .venv
 
 # The project itself is one .pth line and the `paywatch` command, built by the locked setuptools: nothing more is fetched.
-.build/python.stamp: requirements.lock pyproject.toml $(UV) | $(BIN)/python
+.venv/.stamp: requirements.lock pyproject.toml $(UV) | $(BIN)/python
 	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.build/node.stamp: package.json package-lock.json
+node_modules/.stamp: package.json package-lock.json
 	@mkdir -p .build
 	npm ci $(NPM_FLAGS)
 	@touch $@

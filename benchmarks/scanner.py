@@ -38,6 +38,7 @@ from app.services import payments
 from app.services.blockchain.chains import prepare
 from app.services.blockchain.scanner import step
 from app.services.context import Context, open_context
+from app.services.defaults import defaults_of
 from app.services.ledger import Cause
 from app.services.merchants import ensure_first_merchant
 from benchmarks.mainnet import TOKENS, Payment
@@ -248,9 +249,9 @@ async def _create_payments(context: Context, expected: Sequence[Payment]) -> Non
             order_id=f"B-{number}",
             webhook_url="https://merchant.example/hooks",
         )
-        quoted = await payments.quote(context, merchant.id, wanted)
-        async with context.db.write() as session:
-            created = await payments.create(context, session, deriver, merchant.id, quoted, Cause("api_key", {}))
+        quoted = await payments.quote(context, defaults_of(merchant), wanted)
+        created = await payments.create(context, deriver, merchant.id, quoted, Cause("api_key", {}))
+        assert isinstance(created, payments.Created)
         if bytes.fromhex(created.view.address[2:]) != payment.recipient:
             raise SystemExit("a payment got another address than the chain pays to")
 

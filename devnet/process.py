@@ -14,7 +14,7 @@ STOP_TIMEOUT_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> Callable[[], object] | None:
+def die_with_parent() -> Callable[[], object] | None:
     """A killed parent (kill -9, a test worker that vanished) cleans nothing up; on Linux the kernel does it."""
     if not sys.platform.startswith("linux"):
         return None
@@ -56,7 +56,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent(),
+                preexec_fn=die_with_parent(),
                 user=user,
                 env=env,
                 cwd=cwd,
@@ -99,6 +99,10 @@ class ChildProcess:
         """End it as a crash would, with no chance to clean up."""
         self._popen.kill()
         self._end()
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._popen.wait()
 
     def stop(self) -> None:
         """End it and wait for its end; harmless when it has already ended."""

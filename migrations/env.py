@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.types import TypeDecorator
 
 from app.db import models, schema, types
+from app.db.schema_connection import ADVISORY_LOCK, DDL_LOCK_WAIT_S
 
 # Revisions spell plain SQLAlchemy types under names of their own, so that no later change of the code changes them.
 UNITS = 'UNITS = sa.String(78).with_variant(sa.Numeric(78, 0), "postgresql")'
@@ -79,7 +80,8 @@ def run(connection: Connection) -> None:
         if connection.dialect.name == "sqlite":
             with kept_autoincrements(connection):
                 context.run_migrations()
-            refuse_broken_references(connection)
+            if report.steps:  # a look at the schema answers for no rows
+                refuse_broken_references(connection)
         else:
             context.run_migrations()
         report.after = schema.read_revision(connection)
@@ -101,7 +103,9 @@ def kept_autoincrements(connection: Connection) -> Iterator[None]:
                 f"the migration loses AUTOINCREMENT of {table}: give batch_alter_table "
                 "table_kwargs={'sqlite_autoincrement': True}"
             )
-        counter = {"name": table, "seq": max(before[table], after[table])}
+        if after[table] >= before[table]:
+            continue  # nothing to write, so that `check` can look at a database that others write to
+        counter = {"name": table, "seq": before[table]}
         connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :name"), counter)
         connection.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"), counter)
 
@@ -123,9 +127,20 @@ def refuse_broken_references(connection: Connection) -> None:
         raise CommandError(f"the migration leaves foreign keys without their rows: {', '.join(sorted(broken))}")
 
 
+def write() -> None:
+    """The revisions as a script for psql, with what `app.db.schema_connection.lock` does for a real run."""
+    context.configure(dialect_name="postgresql", literal_binds=True, render_as_batch=True, transactional_ddl=True)
+    with context.begin_transaction():
+        context.execute(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
+        context.execute(f"SET LOCAL lock_timeout = '{DDL_LOCK_WAIT_S}s'")
+        context.run_migrations()
+
+
 if context.is_offline_mode():
-    raise CommandError("migrations look at the database they change; --sql is not supported")
-if (shared := context.config.attributes.get("connection")) is not None:
+    if "printing" not in context.config.attributes:
+        raise CommandError("run `python migrate.py upgrade --sql`: it knows the database and where it is")
+    write()
+elif (shared := context.config.attributes.get("connection")) is not None:
     run(shared)
 else:
     schema.run_environment(run)

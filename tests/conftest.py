@@ -1,22 +1,57 @@
 """Real parts as fixtures. Under xdist each worker has its own PostgreSQL and Redis; every test has its own chain."""
 
+import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from app.core import metrics
 from app.db import schema
 from tests.support.anvil import Anvil
 from tests.support.postgres import Postgres
 from tests.support.receiver import Receiver
 from tests.support.redis import RedisServer
+from tests.support.secrets import find_secret, watch_private_keys
+
+# Databases and logs of tests go to memory where the system keeps files there and has room: a third of the time.
+_IN_MEMORY = Path("/dev/shm")
+if _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK) and shutil.disk_usage(_IN_MEMORY).free > 4 * 2**30:
+    tempfile.tempdir = str(_IN_MEMORY)
 
 # The suite is the same each time; `make explore` looks where nobody looked yet (--hypothesis-profile explore).
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, max_examples=2_000)
 settings.load_profile("suite")
+
+watch_private_keys()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: at the end no worker waits for another's whole installation."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test whose output holds a secret, known or just made: what tests print, a log or a traceback would too."""
+    report = yield
+    for title, text in report.sections:
+        if (at := find_secret(text)) >= 0 and item.get_closest_marker("prints_secrets") is None:
+            report.outcome = "failed"
+            report.longrepr = f"{title} holds a secret: …{text[max(at - 300, 0) : at + 100]}…"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def forgotten_nodes() -> Iterator[None]:
+    """Each test's nodes have ports of their own: kept, their series would make a scrape take seconds in the end."""
+    yield
+    metrics.RPC_REQUEST_SECONDS.clear()
+    metrics.RPC_CALLS.clear()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from app.services.keys import Caller, Scope, authenticate
 __all__ = ["Gateway", "running_gateway"]
 
 _ID = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}")
-_bearer = HTTPBearer(auto_error=False, description="An API key")
+_bearer = HTTPBearer(auto_error=False)
 
 
 def _storable(text: str) -> str:
@@ -39,14 +39,14 @@ async def get_gateway(request: Request) -> Gateway:
 GatewayDep = Annotated[Gateway, Depends(get_gateway)]
 
 
-async def get_caller(
-    request: Request,
-    gateway: GatewayDep,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Caller:
-    """Whose key was sent, its request counted. One without a known key counts against the client's address."""
+async def get_caller(request: Request) -> Caller:
+    """Whose key was sent, its request counted. One without a known key counts against the client's address.
+
+    It asks for the request alone: FastAPI solves what a dependency depends on wherever it is named, again each time.
+    """
+    gateway = await get_gateway(request)
     try:
-        caller = await _authenticate(gateway, credentials)
+        caller = await _authenticate(gateway, await _bearer(request))
     except Unauthorized:
         await gateway.throttle.hit(client_address(request, gateway.context.settings.trusted_proxies))
         raise
@@ -58,8 +58,10 @@ async def get_caller(
 async def _authenticate(gateway: Gateway, credentials: HTTPAuthorizationCredentials | None) -> Caller:
     if credentials is None or not credentials.credentials:
         raise Unauthorized("send an API key: `Authorization: Bearer <key>`")
+    # A header is bytes, which Starlette reads as Latin-1; keys are UTF-8.
+    key = credentials.credentials.encode("latin-1").decode(errors="replace")
     async with gateway.context.db.quick_read() as session:
-        return await authenticate(session, credentials.credentials)
+        return await authenticate(session, key)
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -1,6 +1,5 @@
 """Errors as RFC 9457 problems."""
 
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from app.api.address import client_address
 from app.core.errors import (
     Conflict,
     FieldError,
@@ -24,7 +24,9 @@ from app.core.errors import (
     ServiceUnavailable,
     Unauthorized,
 )
-from app.core.logger import get_logger
+from app.core.logger import get_logger, report_error
+from app.services.gateway import Gateway
+from app.services.outages import is_outage
 
 log = get_logger(__name__)
 
@@ -127,7 +129,8 @@ def install(app: FastAPI) -> None:
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         found = [FieldError(_path(each["loc"]), str(each["msg"])) for each in error.errors()]
         if any(each["type"] == "json_invalid" for each in error.errors()):
-            return problem(request, 400, "malformed_json", "Malformed JSON", "the body is not JSON", found)
+            answer = problem(request, 400, "malformed_json", "Malformed JSON", "the body is not JSON", found)
+            return await _without_a_key(request, answer)
         # A wrong amount has one code, whether its type or its digits are wrong.
         wrong = [each.path for each in found]
         code = "invalid_amount" if wrong in (["amount"], ["price.amount"]) else InvalidRequest.code
@@ -137,7 +140,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         code = _HTTP_CODES.get(error.status_code, "http_error")
-        return problem(request, error.status_code, code, str(error.detail), str(error.detail), headers=error.headers)
+        detail = str(error.detail)
+        answer = problem(request, error.status_code, code, detail, detail, headers=error.headers)
+        return await _without_a_key(request, answer)
 
     @app.exception_handler(DBAPIError)
     @app.exception_handler(PoolTimeoutError)
@@ -145,7 +150,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(TimeoutError)
     async def _unavailable(request: Request, error: Exception) -> JSONResponse:
         """The database is away, or too busy; a statement that it refused is our mistake."""
-        if isinstance(error, DBAPIError) and not _is_outage(error):
+        if not is_outage(error):
             return _report(request, error)
         log.error("database unavailable", reason=f"{type(error).__name__}: {error}")
         known = ServiceUnavailable("the database cannot be reached; try again in a moment")
@@ -159,16 +164,21 @@ def install(app: FastAPI) -> None:
         return response
 
 
+async def _without_a_key(request: Request, answer: JSONResponse) -> JSONResponse:
+    """What the API answers before it asks for a key; counted against the client's address, as wrong keys are."""
+    gateway: Gateway | None = request.app.state.gateway
+    if gateway is not None and request.url.path.startswith("/v1/"):
+        try:
+            await gateway.throttle.hit(client_address(request, gateway.context.settings.trusted_proxies))
+        except RateLimited as error:
+            return known_problem(request, error)
+    return answer
+
+
 def _report(request: Request, error: Exception) -> JSONResponse:
-    report = "rep_" + secrets.token_hex(8)
-    log.error("unhandled error", report=report, request_id=request.state.request_id, exc_info=error)
+    report = report_error(log, error, request_id=request.state.request_id)
     detail = f"something went wrong on our side; report {report} has the details"
     return problem(request, 500, "internal_error", "Internal error", detail)
-
-
-def _is_outage(error: DBAPIError) -> bool:
-    kind = type(error).__name__
-    return error.connection_invalidated or kind in ("OperationalError", "InterfaceError", "InternalError")
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -4,8 +4,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.api.deps import GatewayDep
-from app.services.metrics import exposition
-from app.services.status import Check, Health, health, numbers, readiness
+from app.services.status import Check, Health
 
 router = APIRouter(tags=["health"])
 
@@ -19,20 +18,20 @@ async def live() -> dict[str, str]:
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
 async def ready(gateway: GatewayDep, response: Response) -> Health:
     """Requests can be served: the database and Redis answer."""
-    checks = await readiness(gateway.context, gateway.wake_ups)
+    checks = await gateway.readiness.get()
     return _answer(Health(status="down" if _any_down(checks) else "ok", checks=checks), response)
 
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})
 async def everything(gateway: GatewayDep, response: Response) -> Health:
     """All checks; 503 only when the database or Redis is down."""
-    return _answer(await health(gateway.context, gateway.wake_ups), response)
+    return _answer(await gateway.health.get(), response)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(gateway: GatewayDep) -> Response:
-    """Prometheus metrics, read from the database: the same whichever process answers."""
-    return Response(exposition(await numbers(gateway.context)), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    """Prometheus metrics: what the database knows, the same whichever process answers, and what this one counted."""
+    return Response(await gateway.metrics.get(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _answer(report: Health, response: Response) -> Health:

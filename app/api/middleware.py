@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.address import client_address
 from app.api.errors import known_problem
-from app.core import limits
+from app.core import limits, metrics
 from app.core.errors import PayloadTooLarge, RateLimited
 from app.core.ids import new_id
 from app.core.logger import get_logger
@@ -20,6 +20,7 @@ log = get_logger(__name__)
 
 _MONITORING = ("/health", "/metrics")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = ("GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS")
 
 
 class RequestMiddleware:
@@ -40,12 +41,12 @@ class RequestMiddleware:
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id("req")
         request.state.request_id = request_id
         started = time.monotonic()
-        status = 500
+        status, answered = 500, None
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], time.monotonic()
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
 
@@ -57,15 +58,30 @@ class RequestMiddleware:
                 await known_problem(request, error)(scope, receive, send_with_id)
             else:
                 await self._app(scope, _Replay(body, receive), send_with_id)
-            level = log.debug if scope["path"].startswith(_MONITORING) else log.info
-            duration_ms = int((time.monotonic() - started) * 1000)
-            level("request", method=scope["method"], path=scope["path"], status=status, duration_ms=duration_ms)
+            finally:  # an error that escapes is answered outside, with 500
+                ended = time.monotonic()
+                _measure(scope, status, (answered or ended) - started)
+                level = log.debug if scope["path"].startswith(_MONITORING) else log.info
+                level("request", **_facts(request), status=status, duration_ms=int((ended - started) * 1000))
+
+
+def _measure(scope: Scope, status: int, seconds: float) -> None:
+    """By the route's template: a path may hold an id, or be anything."""
+    method = scope["method"] if scope["method"] in _METHODS else "other"
+    route = getattr(scope.get("route"), "path", "none")
+    metrics.HTTP_REQUEST_SECONDS.labels(method, route, str(status)).observe(seconds)
+
+
+def _facts(request: Request) -> dict[str, Any]:
+    payment = getattr(request.state, "payment_id", None) or request.path_params.get("payment_id")
+    facts = {"method": request.method, "path": request.url.path}
+    return facts if payment is None else facts | {"payment": payment}
 
 
 async def _count(request: Request) -> None:
     """Count a public page's request against the client's address; the API counts its own by key. Raises RateLimited."""
     gateway: Gateway | None = request.app.state.gateway
-    if gateway is not None and not request.url.path.startswith(("/v1/", *_MONITORING)):
+    if gateway is not None and not request.scope["path"].startswith(("/v1/", *_MONITORING)):
         await gateway.throttle.hit(client_address(request, gateway.context.settings.trusted_proxies))
 
 

@@ -10,12 +10,17 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from app.api.deps import Needs
 from app.api.errors import CODES, GENERAL, titles
 from app.api.examples import EXAMPLES
+from app.core.errors import IdempotencyMismatch
 
 DESCRIPTION: Final = """
 Money is a decimal string and, beside it, an integer of base units as a string; never a JSON number. Times are RFC 3339
 in UTC. Lists take `limit` and `cursor` and answer `{data, next_cursor}`. Errors are RFC 9457 problems: rely on `code`.
+Every answer has an `X-Request-ID`: yours (up to 64 of `A-Z a-z 0-9 . _ -`), or ours.
 """
 _PROBLEM: Final = {"$ref": "#/components/schemas/Problem"}
+_REPLAYED: Final = {
+    "Idempotent-Replayed": {"description": "`true` on a retry's answer", "schema": {"const": "true"}},
+}
 _HEADERS: Final = {
     401: {"WWW-Authenticate": "Which authentication is asked for"},
     429: {"Retry-After": "Seconds to wait"},
@@ -51,6 +56,9 @@ def make_document(app: FastAPI) -> dict[str, Any]:
                 operation["security"] = [{"HTTPBearer": [scope]}]
                 operation["description"] = f"{operation.get('description', '')}\n\nNeeds the scope `{scope}`.".strip()
             _add_problems(path, method, operation)
+    found["components"]["securitySchemes"] = {
+        "HTTPBearer": {"type": "http", "scheme": "bearer", "description": "An API key"}
+    }
     schemas = found["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
@@ -78,6 +86,12 @@ def scope_of(route: RouteContext) -> str | None:
 def _add_problems(path: str, method: str, operation: dict[str, Any]) -> None:
     """Spell out the problems that the route names, and those that every route of its kind can have."""
     codes = {status: set(answer.pop(CODES, ())) for status, answer in operation["responses"].items()}
+    if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ())):
+        if "requestBody" in operation:  # without one, all with one key are the same request
+            codes.setdefault("422", set()).add(IdempotencyMismatch.code)
+        for status, answer in operation["responses"].items():
+            if status.startswith("2"):
+                answer["headers"] = _REPLAYED
     if path.startswith("/v1/"):
         general = {"401", "403", "429", "500", "503"}
         general |= {"404"} if "{" in path else set()

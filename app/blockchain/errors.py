@@ -16,19 +16,26 @@ _SHOWN_MAX: Final = 300
 
 
 class NodeError(Exception):
-    """Root of all that a node, or the way to it, can do to us. Its message holds no URL and no key."""
+    """Root of all that a node, or the way to it, can do to us. Its message holds no URL and no key.
+
+    `outcome` is its name in the metrics.
+    """
 
     retryable = False
+    outcome = "failed"
 
 
 class TransientError(NodeError):
     """Timeout, refused connection, 5xx, truncated answer: the same call may work in a moment."""
 
     retryable = True
+    outcome = "transient"
 
 
 class RateLimitedError(TransientError):
     """The provider asks for fewer calls. `retry_after_s`: for how long, at most RETRY_AFTER_MAX_S, if it says so."""
+
+    outcome = "rate_limited"
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -44,6 +51,8 @@ class RangeTooWideError(NodeError):
     refused (reth #23810), so only a narrower one helps. `max_blocks`: so many blocks in a range are always accepted.
     """
 
+    outcome = "range_too_wide"
+
     def __init__(self, message: str, suggested: tuple[int, int] | None = None, max_blocks: int | None = None) -> None:
         super().__init__(message)
         self.suggested = suggested
@@ -56,31 +65,44 @@ class RangeTooWideError(NodeError):
 class NodeBehindError(NodeError):
     """The node has not seen the block yet: wait or ask another one, never narrow the range."""
 
+    outcome = "behind"
+
 
 class BlockUnknownError(NodeBehindError):
     """The node does not know a block of that hash, height or tag, or gave null for a height it should have."""
 
+    outcome = "block_unknown"
+
 
 class PrunedError(NodeError):
     """The node no longer has the state or the logs."""
+
+    outcome = "pruned"
 
 
 class InvalidAnswerError(NodeError):
     """The answer contradicts itself or the question; nothing of it is believed."""
 
     retryable = True
+    outcome = "invalid_answer"
 
 
 class FatalError(NodeError):
     """The node refuses the call for a reason that waiting does not change."""
 
+    outcome = "refused"
+
 
 class MethodMissingError(FatalError):
     """The node, or the plan it is on, does not have the method."""
 
+    outcome = "method_missing"
+
 
 class BatchTooLargeError(FatalError):
     """The batch has too many calls, or its answer too many bytes. `max_calls`: how many it takes, if it says so."""
+
+    outcome = "batch_too_large"
 
     def __init__(self, message: str, max_calls: int | None = None) -> None:
         super().__init__(message)

@@ -1,13 +1,14 @@
 """What a transaction may cost: EIP-1559 fees, plain gas prices where there is no base fee, and an L2's data fee."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from app.blockchain.errors import FatalError, InvalidAnswerError
-from app.blockchain.rpc import Endpoint
-from app.blockchain.wire import RawReceipt, to_int
+from app.blockchain.rpc import Call, Endpoint
+from app.blockchain.wire import RawReceipt, to_bytes, to_int
 from app.core import limits
 
 # The OP stack's GasPriceOracle, a predeploy, and keccak256("getL1Fee(bytes)")[:4]
@@ -18,6 +19,11 @@ _GET_L1_FEE: Final = bytes.fromhex("49948e0e")
 class _FeeHeader(msgspec.Struct):
     number: str
     baseFeePerGas: str | None = None
+
+
+class _Priced(msgspec.Struct):
+    hash: str
+    gasPrice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +87,22 @@ async def l1_fee_wei(endpoint: Endpoint, raw_tx: bytes) -> int:
     return 0 if answer in (None, "0x") else to_int(answer or "")
 
 
+async def add_prices(endpoint: Endpoint, receipts: Iterable[RawReceipt | None]) -> None:
+    """Fill in the gas price of receipts without one: nodes from before London have it in the transaction alone.
+
+    Raises NodeError.
+    """
+    bare = [receipt for receipt in receipts if receipt is not None and receipt.effectiveGasPrice is None]
+    calls: list[Call] = [("eth_getTransactionByHash", [receipt.transactionHash]) for receipt in bare]
+    for receipt, transaction in zip(bare, await endpoint.batch(_Priced, calls), strict=True):
+        if transaction is not None and to_bytes(transaction.hash) == to_bytes(receipt.transactionHash):
+            receipt.effectiveGasPrice = transaction.gasPrice
+
+
 def paid_wei(receipt: RawReceipt) -> int:
     """What the sender of a mined transaction paid for it, an L2's data fee with it. Raises InvalidAnswerError."""
     if receipt.gasUsed is None or receipt.effectiveGasPrice is None:
-        raise InvalidAnswerError("a receipt without gasUsed or effectiveGasPrice")
+        raise InvalidAnswerError("a receipt without gasUsed, or a gas price neither there nor in its transaction")
     return to_int(receipt.gasUsed) * to_int(receipt.effectiveGasPrice) + to_int(receipt.l1Fee or "0x0")
 
 

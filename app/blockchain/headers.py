@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from app.blockchain.errors import BlockUnknownError, InvalidAnswerError
 from app.blockchain.rpc import Call, Endpoint
 from app.blockchain.wire import RawHeader, to_bytes, to_int
+
+_NUMBER_END: Final = 2**63  # what the database can hold
+_TIME_END: Final = 253_402_300_800  # the year 10,000: some chains count in milliseconds or nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +59,8 @@ def _checked(raw: RawHeader | None, asked: str | int) -> Header:
 
 
 def read_header(raw: RawHeader) -> Header:
-    return Header(to_int(raw.number), to_bytes(raw.hash), to_bytes(raw.parentHash), to_int(raw.timestamp))
+    """Raises InvalidAnswerError, also for a number or a time that no block has."""
+    header = Header(to_int(raw.number), to_bytes(raw.hash), to_bytes(raw.parentHash), to_int(raw.timestamp))
+    if not (0 <= header.number < _NUMBER_END and 0 <= header.time < _TIME_END):
+        raise InvalidAnswerError(f"block {header.number} with the time {header.time}: these are seconds since 1970")
+    return header

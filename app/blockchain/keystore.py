@@ -1,5 +1,6 @@
 """The wallet's 32 bytes of entropy in an encrypted file: keyfile version 3 (Web3 Secret Storage), with scrypt."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -30,16 +31,22 @@ def write_keystore(path: Path, mnemonic: str, password: str) -> None:
     keyfile = Account.encrypt(entropy, password, kdf="scrypt")
     # The address of the entropy as if it were a key: nobody's, and an invitation to send money there.
     del keyfile["address"]
+    draft = path.with_name(f".{path.name}.draft")
     try:
-        # Never over another file: what is overwritten may be the only copy of a wallet.
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE), "w", encoding="utf-8") as file:
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE), "w", encoding="utf-8") as file:
             json.dump(keyfile, file)
             file.flush()
             os.fsync(file.fileno())
+        # Whole or not at all, and never over another file: what is overwritten may be the only copy of a wallet.
+        path.hardlink_to(draft)
     except FileExistsError:
         raise ConfigError(f"{path}: exists already, and is left as it is") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):  # where no draft could be made
+            draft.unlink()
 
 
 def read_keystore(path: Path, password: str) -> str:

@@ -65,7 +65,7 @@ class LogQuery:
 
     def missing(self, block: RawBlock, logs: Iterable[RawLog]) -> bool:
         """Whether the block's bloom promises a transfer of a token that has no log. Blooms may promise too much."""
-        bloom = int(block.logsBloom, 16)
+        bloom = to_int(block.logsBloom) if block.logsBloom != "0x" else 0
         if bloom == 0:
             return False  # some L2s leave it empty: never a proof
         present = {log.address.lower() for log in logs}

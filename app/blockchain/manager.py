@@ -1,12 +1,13 @@
 """The endpoints of each chain, in order of preference; one endpoint serves a whole step."""
 
+import math
 import time
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, get_args
 
 from app.blockchain.errors import NodeError, RateLimitedError
 from app.blockchain.rpc import Endpoint
-from app.core import limits
+from app.core import limits, metrics
 from app.core.chains import Chain
 
 BreakerState = Literal["closed", "open", "half_open"]
@@ -40,26 +41,38 @@ class Breaker:
 
 
 class ChainNodes:
-    """A chain's endpoints with their breakers. `refused`: endpoints that are on another chain, never asked again."""
+    """A chain's endpoints with their breakers. `refused`: endpoints that are on another chain, never asked again.
 
-    def __init__(self, urls: Iterable[str]) -> None:
-        self.endpoints = tuple(Endpoint(url) for url in urls)
+    `compared_at`: when (monotonic) no other endpoint was found to be ahead of the one in use.
+    """
+
+    def __init__(self, urls: Iterable[str], chain: str = "") -> None:
+        self.endpoints = tuple(Endpoint(url, chain, index) for index, url in enumerate(urls))
         self.breakers = {endpoint: Breaker() for endpoint in self.endpoints}
         self.refused: dict[Endpoint, str] = {}
         self.checked: set[Endpoint] = set()
+        self.compared_at = -math.inf
 
     def pick(self, other_than: Endpoint | None = None) -> Endpoint | None:
         """The most preferred endpoint that may be asked; None when there is none besides `other_than`.
 
         When every breaker is open, the endpoint whose rest ends first: a wrong guess costs one call, a halt all.
         """
-        usable = [each for each in self.endpoints if each is not other_than and each not in self.refused]
+        if other_than is not None:
+            return next(iter(self.others(other_than)), None)
+        usable = [each for each in self.endpoints if each not in self.refused]
         for endpoint in usable:
             if self.breakers[endpoint].state != "open":
                 return endpoint
-        if other_than is not None:
-            return None
         return min(usable, key=lambda each: self.breakers[each].open_for_s, default=None)
+
+    def others(self, than: Endpoint) -> list[Endpoint]:
+        """All further endpoints that may be asked, the most preferred first."""
+        return [
+            each
+            for each in self.endpoints
+            if each is not than and each not in self.refused and self.breakers[each].state != "open"
+        ]
 
     @property
     def has_healthy(self) -> bool:
@@ -84,10 +97,18 @@ class BlockchainManager:
     """The nodes of all enabled chains of a process."""
 
     def __init__(self, chains: Iterable[Chain]) -> None:
-        self._nodes = {chain.chain_id: ChainNodes(chain.rpc_urls) for chain in chains}
+        self._nodes = {chain.chain_id: ChainNodes(chain.rpc_urls, chain.name) for chain in chains}
+        metrics.RPC_BREAKER_STATE.watch(self._breaker_states)
 
     def nodes(self, chain: Chain) -> ChainNodes:
         return self._nodes[chain.chain_id]
+
+    def _breaker_states(self) -> Iterator[metrics.Sample]:
+        for nodes in self._nodes.values():
+            for endpoint in nodes.endpoints:
+                now = "refused" if endpoint in nodes.refused else nodes.breakers[endpoint].state
+                for state in (*get_args(BreakerState), "refused"):
+                    yield (endpoint.chain, endpoint.label, state), state == now
 
     async def close(self) -> None:
         for nodes in self._nodes.values():

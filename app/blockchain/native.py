@@ -120,20 +120,23 @@ def _from_frames(header: Header, block: RawBlock, traces: list[RawTxTrace] | Non
             raise InvalidAnswerError(f"block {header.number} has traces of another transaction")
         if trace.result is None:
             raise InvalidAnswerError(f"block {header.number}: a transaction was not traced: {trace.error}")
-        for path, frame in _paid_frames(trace.result, ()):
-            if path:  # the empty path is the transaction itself
-                place = (tx.hash, to_int(tx.transactionIndex))
-                yield _internal(header, place, nth, frame.from_, frame.to or "", frame.value or "0x0")
+        for frame in _paid_frames(trace.result):
+            place = (tx.hash, to_int(tx.transactionIndex))
+            yield _internal(header, place, nth, frame.from_, frame.to or "", frame.value or "0x0")
 
 
-def _paid_frames(frame: RawFrame, path: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], RawFrame]]:
-    if frame.error is not None:
-        return
-    # DELEGATECALL and CALLCODE carry a value that does not move.
-    if frame.type in ("CALL", "CREATE", "CREATE2", "SELFDESTRUCT") and frame.to and to_int(frame.value or "0x0"):
-        yield path, frame
-    for index, call in enumerate(frame.calls):
-        yield from _paid_frames(call, (*path, index))
+def _paid_frames(top: RawFrame) -> Iterator[RawFrame]:
+    """Frames below `top`, which is the transaction itself, in the order of their start. Anybody can nest 1,024."""
+    waiting = [top]
+    while waiting:
+        frame = waiting.pop()
+        if frame.error is not None:
+            continue
+        # DELEGATECALL and CALLCODE carry a value that does not move.
+        moves = frame.type in ("CALL", "CREATE", "CREATE2", "SELFDESTRUCT")
+        if frame is not top and moves and frame.to and to_int(frame.value or "0x0"):
+            yield frame
+        waiting += reversed(frame.calls)
 
 
 def _from_traces(header: Header, block: RawBlock, traces: list[RawTrace] | None) -> Iterator[ObservedTransfer]:

@@ -1,5 +1,6 @@
 """One endpoint: typed calls, complete batches, bounded retries, sizes that adapt to what the node takes."""
 
+import time
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +19,7 @@ from app.blockchain.errors import (
 )
 from app.blockchain.w3 import NodeProvider, encode
 from app.blockchain.wire import TraceMethod
-from app.core import limits
+from app.core import limits, metrics
 from app.core.logger import redact_url
 
 T = TypeVar("T")
@@ -62,12 +63,17 @@ class AdaptiveSize:
 
 
 class Endpoint:
-    """A node by its URL. `name` is its scheme and host: RPC URLs hold keys and never reach a log."""
+    """A node by its URL. `name` is its scheme and host: RPC URLs hold keys and never reach a log.
 
-    def __init__(self, url: str) -> None:
+    `chain` and `label` are what metrics call it: its place among the chain's endpoints, and its name.
+    """
+
+    def __init__(self, url: str, chain: str = "", index: int = 0) -> None:
         self.provider = NodeProvider(url)
         self.w3: AsyncWeb3[NodeProvider] = AsyncWeb3(self.provider)
         self.name = redact_url(url)
+        self.chain = chain
+        self.label = f"#{index} {self.name}"
         self.batch_calls = AdaptiveSize(limits.RPC_BATCH_CALLS)
         self.log_range_blocks = AdaptiveSize(limits.LOG_RANGE_BLOCKS)
         self.trace_method: TraceMethod | None = None  # found by a probe
@@ -103,9 +109,24 @@ class Endpoint:
             reraise=True,
         ):
             with attempt:
-                body = await self.provider.post(calls[0][0], encode(calls, batch))
-                return _parse(result_type, calls, body, batch)
+                return await self._ask(result_type, calls, batch)
         raise AssertionError("tenacity either returns or raises")
+
+    async def _ask(self, result_type: type[T], calls: list[Call], batch: bool) -> list[T | None]:
+        method = calls[0][0]
+        began, outcome = time.perf_counter(), "cancelled"
+        try:
+            body = await self.provider.post(method, encode(calls, batch))
+            answers = _parse(result_type, calls, body, batch)
+            outcome = "ok"
+        except NodeError as error:
+            outcome = error.outcome
+            raise
+        finally:
+            took_s = time.perf_counter() - began
+            metrics.RPC_REQUEST_SECONDS.labels(self.chain, self.label, method, outcome).observe(took_s)
+            metrics.RPC_CALLS.labels(self.chain, self.label, method).inc(len(calls))
+        return answers
 
     async def close(self) -> None:
         await self.provider.disconnect()
@@ -143,7 +164,7 @@ def _parse(result_type: type[T], calls: list[Call], body: bytes, batch: bool) ->
             answers = _decoder(list[single]).decode(body)
         else:
             answers = [_decoder(single).decode(body)]
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidAnswerError(f"{method}: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TransientError(f"{method}: not JSON: {error}") from error

@@ -21,6 +21,7 @@ class NoAnswerError(TransientError):
     """A node that hangs. Asked once more it would outlast the step, which then ends without letting the node rest."""
 
     retryable = False
+    outcome = "timeout"
 
 
 class NodeProvider(AsyncHTTPProvider):

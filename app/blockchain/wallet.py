@@ -55,18 +55,18 @@ class AddressDeriver:
         account = _from_xpub(xpub)
         if account.depth() != ACCOUNT_DEPTH:
             raise ConfigError(f"PAYWATCH_XPUB: must be an account-level key, {ACCOUNT_PATH}")
-        self._branches: dict[int, tuple[PublicKey, bytes]] = {}  # with the chain code
+        self._branches: dict[int, tuple[PublicKey, bytes, bytes]] = {}  # with its 33 bytes, and the chain code
         for branch in (NATIVE_BRANCH, TOKEN_BRANCH):
             wallet = _from_xpub(xpub).from_derivation(CustomDerivation(path=f"m/{branch}"))
             key = PublicKey(bytes.fromhex(str(wallet.public_key())))
-            self._branches[branch] = key, bytes.fromhex(str(wallet.chain_code()))
+            self._branches[branch] = key, key.format(), bytes.fromhex(str(wallet.chain_code()))
 
     def address(self, branch: int, index: int) -> bytes:
         """Address of `m/44'/60'/0'/branch/index`. Raises ValueError for an index outside 0 to 2**31 - 1."""
         if not 0 <= index <= MAX_INDEX:
             raise ValueError(f"HD index {index} is out of range")
-        parent, chain_code = self._branches[branch]
-        tweak = hmac.digest(chain_code, parent.format() + index.to_bytes(4, "big"), "sha512")[:32]
+        parent, parent_bytes, chain_code = self._branches[branch]
+        tweak = hmac.digest(chain_code, parent_bytes + index.to_bytes(4, "big"), "sha512")[:32]
         return keccak(parent.add(tweak).format(compressed=False)[1:])[-20:]
 
 

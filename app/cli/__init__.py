@@ -4,8 +4,10 @@ import sys
 
 import typer
 
-from app.cli import api_keys, keys, sweep, webhooks
+from app.cli import api_keys, chain, events, keys, payments, sweep, webhooks
+from app.cli.backup import backup, restore
 from app.cli.chains import reconcile, rescan
+from app.cli.doctor import doctor
 from app.cli.status import status
 from app.core.errors import PaywatchError
 
@@ -19,11 +21,15 @@ app = typer.Typer(
 keys.app.command("create")(api_keys.create)
 keys.app.command("list")(api_keys.list_)
 keys.app.command("revoke")(api_keys.revoke)
+keys.app.command("rotate")(api_keys.rotate)
 app.add_typer(keys.app, name="keys")
+app.add_typer(chain.app, name="chain")
+app.add_typer(payments.app, name="payments")
+app.add_typer(events.app, name="events")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(sweep.sweep_app, name="sweep")
 app.add_typer(sweep.contracts_app, name="contracts")
-for command in (status, rescan, reconcile):
+for command in (status, doctor, rescan, reconcile, backup, restore):
     app.command()(command)
 
 

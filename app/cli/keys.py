@@ -1,4 +1,4 @@
-"""`paywatch keys init`"""
+"""`paywatch keys init` and `words`"""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from app.core.config import load_settings
 from app.core.errors import ConfigError
-from app.services.wallet import NewWallet, new_wallet, store_wallet
+from app.services.wallet import Wallet, configured_mnemonic, new_wallet, store_wallet, wallet_of
 
 app = typer.Typer(help="The wallet that deposit addresses come from, and the API keys.", no_args_is_help=True)
 
@@ -26,12 +26,37 @@ def init(
         typer.Option(help="Also keep the wallet there, encrypted; PAYWATCH_KEYSTORE_PASSWORD, or a prompt, for how."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for a secret store; it holds the words.")] = False,
+    from_words: Annotated[
+        bool,
+        typer.Option("--words", help="From the recovery words on paper: asked for, or one line of standard input."),
+    ] = False,
 ) -> None:
-    """Make a new wallet and show its recovery words, this once."""
-    wallet = new_wallet()
+    """Make a new wallet and show its recovery words, this once; or bring a wallet back from its words."""
+    wallet = wallet_of(_recovery_words()) if from_words else new_wallet()
     if keystore is not None:
         store_wallet(wallet, keystore, _password())
-    print(json.dumps({"mnemonic": wallet.mnemonic, "xpub": wallet.xpub}) if as_json else _letter(wallet, keystore))
+    if as_json:
+        print(json.dumps({"mnemonic": wallet.mnemonic, "xpub": wallet.xpub}))
+    else:
+        print(_places(wallet, keystore) if from_words else _letter(wallet, keystore))
+
+
+@app.command()
+def words() -> None:
+    """Show the recovery words of the configured wallet, where its private key is: for whoever keeps them on paper."""
+    mnemonic = configured_mnemonic(load_settings())
+    if mnemonic is None:
+        raise ConfigError("there is no private key here: PAYWATCH_MNEMONIC or PAYWATCH_KEYSTORE_FILE is the sweeper's")
+    print(_grid(mnemonic.get_secret_value().split()))
+
+
+def _recovery_words() -> str:
+    """Never an argument: those stand in the list of processes and in the shell's history."""
+    if sys.stdin.isatty():
+        text: str = typer.prompt("The recovery words, with blanks between", hide_input=True, err=True)
+    else:
+        text = sys.stdin.readline()
+    return " ".join(text.lower().split())
 
 
 def _password() -> SecretStr:
@@ -46,7 +71,7 @@ def _password() -> SecretStr:
     return password
 
 
-def _letter(wallet: NewWallet, keystore: Path | None) -> str:
+def _letter(wallet: Wallet, keystore: Path | None) -> str:
     return f"""\
 The wallet's 24 recovery words:
 
@@ -55,6 +80,11 @@ The wallet's 24 recovery words:
 {"They are shown this once." if keystore else "They are shown this once and stored nowhere."} Write them on paper, in
 this order. Whoever has them has the money; without them it is lost.
 
+{_places(wallet, keystore)}"""
+
+
+def _places(wallet: Wallet, keystore: Path | None) -> str:
+    return f"""\
 The extended public key of its account m/44'/60'/0':
 
   {wallet.xpub}

@@ -29,6 +29,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for pr
     payments = ", ".join(f"{count} {name}" for name, count in sorted(found.payments.items())) or "none yet"
     console.print(Text(f"Payments: {payments}"))
     console.print(Text(f"Webhooks due: {found.webhooks_due}"))
+    for pause in found.pauses:
+        console.print(Text(f"{pause.what}: {pause.told}", "yellow"))
 
 
 async def _overview() -> Overview:

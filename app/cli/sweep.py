@@ -10,14 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.cli.change import Consent, DryRun, Reason, Yes, operator_name
 from app.cli.installation import opened
 from app.core.chains import Chain
 from app.core.errors import ConfigError
 from app.core.evm import checksum
+from app.core.logger import get_logger
 from app.core.money import format_units
+from app.services import pauses
 from app.services.blockchain.sweeper import (
     Prospect,
     Sweeper,
+    can_release,
     deploy_step,
     open_sweeper,
     prospect,
@@ -33,6 +37,7 @@ _WIDTH: Final = 400  # an address that is cut short is of no use; a terminal wra
 
 sweep_app = typer.Typer(help="How money gets from the deposit addresses to the treasury.", invoke_without_command=True)
 contracts_app = typer.Typer(help="The contracts that collect tokens (EIP-7702).", no_args_is_help=True)
+log = get_logger(__name__)
 
 
 @sweep_app.callback()
@@ -43,6 +48,8 @@ def sweep(
 ) -> None:
     """Show what the sweeper would sign now, and what waits for which reason; nothing is signed or sent."""
     if context.invoked_subcommand is not None:
+        if dry_run or chain is not None:  # they would count for nothing: all chains, and in earnest
+            raise typer.BadParameter(f"options of {context.invoked_subcommand!r} come after it")
         return
     if not dry_run:
         raise ConfigError("the sweeper's worker sweeps; `paywatch sweep --dry-run` shows what it would do")
@@ -50,10 +57,25 @@ def sweep(
 
 
 @sweep_app.command()
-def release(sweep_id: Annotated[str, typer.Argument(help="Id of a frozen sweep, swp_….")]) -> None:
+def release(
+    sweep_id: Annotated[str, typer.Argument(help="Id of a frozen sweep, swp_….")],
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
     """Let a frozen sweep go, once you know where its money is: what its addresses still hold is swept anew."""
-    asyncio.run(_release(sweep_id))
-    print(f"released {sweep_id}")
+    asyncio.run(_release(sweep_id, Consent(dry_run, yes)))
+
+
+@sweep_app.command()
+def pause(reason: Reason, chain: ChainOption = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Sign and broadcast nothing any more, on one chain or on all, until `resume`; what was broadcast is followed."""
+    asyncio.run(_pause(chain, reason, Consent(dry_run, yes)))
+
+
+@sweep_app.command()
+def resume(chain: ChainOption = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """End a pause of sweeping: that of one chain with --chain, else that of all; the other kind stays."""
+    asyncio.run(_resume(chain, Consent(dry_run, yes)))
 
 
 @contracts_app.callback()
@@ -62,9 +84,12 @@ def _group() -> None:
 
 
 @contracts_app.command()
-def deploy(chain: ChainOption = None) -> None:
-    """Deploy the collector and its delegate from the gas account, at addresses that are known in advance."""
-    asyncio.run(_deploy(chain))
+def deploy(chain: ChainOption = None, dry_run: DryRun = False, yes: Yes = False) -> None:
+    """Deploy the collector and its delegate from the gas account, at addresses that are known in advance.
+
+    The sweeper would do so by itself before its first collection: without a terminal it asks nobody.
+    """
+    asyncio.run(_deploy(chain, Consent(dry_run, yes)))
 
 
 async def _prospects(chain_name: str | None) -> None:
@@ -72,6 +97,9 @@ async def _prospects(chain_name: str | None) -> None:
     problems: list[str] = []
     async with opened() as context:
         sweeper = await _sweeper(context)
+        for what, found in (await pauses.active(context)).items():
+            if what.startswith(pauses.SWEEPING):
+                print(f"{what}: {found.told}")
         for chain in _chains(context, chain_name):
             try:
                 _print(await prospect(sweeper, chain))
@@ -81,15 +109,58 @@ async def _prospects(chain_name: str | None) -> None:
         raise ConfigError("\n".join(problems))
 
 
-async def _release(sweep_id: str) -> None:
+async def _release(sweep_id: str, consent: Consent) -> None:
     async with opened() as context:
-        await release_sweep(context, sweep_id)
+        if not await can_release(context, sweep_id):
+            print(f"nothing to do: {sweep_id} is released already")
+            return
+        if consent.to(f"release {sweep_id}, and sweep anew what its addresses still hold"):
+            await release_sweep(context, sweep_id, operator_name())
+            print(f"released {sweep_id}")
 
 
-async def _deploy(chain_name: str | None) -> None:
+async def _pause(chain_name: str | None, reason: str, consent: Consent) -> None:
+    async with opened() as context:
+        _chains(context, chain_name)
+        what = pauses.SWEEPING if chain_name is None else pauses.sweeping_of(chain_name)
+        where = "all chains" if chain_name is None else chain_name
+        found = (await pauses.active(context)).get(what)
+        if found is not None:
+            print(f"nothing to do: sweeping of {where}: {found.told}")
+        elif consent.to(f"sign and broadcast no sweep of {where} any more"):
+            made = await pauses.pause(context, what, reason, operator_name())
+            print(f"sweeping of {where} is paused" if made else f"nothing to do: {where} was paused meanwhile")
+
+
+async def _resume(chain_name: str | None, consent: Consent) -> None:
+    async with opened() as context:
+        what = pauses.SWEEPING if chain_name is None else pauses.sweeping_of(chain_name)
+        where = "all chains" if chain_name is None else chain_name
+        paused = await pauses.active(context)
+        if what not in paused:
+            if chain_name is not None:
+                context.chain(chain_name)  # a name that was misspelled is told
+            print(f"nothing to do: there is no pause of sweeping of {where}")
+        elif consent.to(f"let sweeping of {where} go on"):
+            await pauses.resume(context, what, operator_name())
+            del paused[what]
+            print(f"the pause of sweeping of {where} has ended")
+        for name, other in paused.items():
+            if name != what and name.startswith(pauses.SWEEPING):
+                print(f"{name}: {other.told}")
+
+
+async def _deploy(chain_name: str | None, consent: Consent) -> None:
     async with opened() as context:
         sweeper = await _sweeper(context)
-        for chain in _chains(context, chain_name):
+        chains = _chains(context, chain_name)
+        names = ", ".join(chain.name for chain in chains)
+        if not consent.to(
+            f"deploy what is missing of the sweep's contracts on {names}, which costs gas", harmless=True
+        ):
+            return
+        log.warning("contracts deployed by an operator", chains=names, operator=operator_name())
+        for chain in chains:
             deadline = time.monotonic() + DEPLOY_TIMEOUT_S
             while (contracts := await deploy_step(sweeper, chain)) is None:
                 if time.monotonic() > deadline:

@@ -73,7 +73,8 @@ class Chain:
     """One entry of `chains:`. `start_block` None means the head at first start.
 
     `rpc_urls`, in order of preference, and `ws_url` may hold keys: log them through `redact_url` alone. On a disabled
-    chain, what hangs on an unset variable is left out of them.
+    chain, what hangs on an unset variable is left out of them. `max_head_age_s`: a newest block older than this means
+    that the nodes stand still; None on a chain that may rest.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Chain:
     native: Native
     tokens: tuple[Token, ...]
     sweep: Sweep
+    max_head_age_s: float | None = None
 
     @cached_property
     def assets(self) -> tuple[Asset, ...]:

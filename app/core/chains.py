@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from app.core import limits
 from app.core.chain import Asset, Chain, DetectMode, Finality, Native, Sweep, SweepMode, Token
 from app.core.errors import ConfigError
 from app.core.money import MoneyError, parse_units
@@ -24,10 +25,13 @@ __all__ = [
     "Sweep",
     "Token",
     "load_chains",
+    "read_chain_ids",
 ]
 
 CHAIN_ID_MAX: Final = 2**63 - 37  # EIP-2294
 _DECIMALS_MAX: Final = 77  # with 78 not even one whole token fits into 256 bits
+# Ethereum, Optimism, BNB, Polygon, Base, Arbitrum, Sepolia: a block every few seconds, whether anybody pays or not.
+_NEVER_REST: Final = frozenset({1, 10, 56, 137, 8453, 42161, 11155111})
 _BLOCK_MAX: Final = 2**63 - 1
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}"
 _SYMBOL: Final = r"(?!0[xX])[^\s\x00-\x1f/]{1,32}"
@@ -47,6 +51,11 @@ class ChainsFile:
     def enabled(self) -> tuple[Chain, ...]:
         """The chains that are watched."""
         return tuple(chain for chain in self.chains if chain.enabled)
+
+    def without_sweeping(self) -> "ChainsFile":
+        """The same with `sweep.mode` off everywhere: embedded without a private key nobody sweeps."""
+        chains = tuple(replace(chain, sweep=replace(chain.sweep, mode="off")) for chain in self.chains)
+        return replace(self, chains=chains)
 
     def chain(self, name: str) -> Chain | None:
         """The chain of that name, enabled or not."""
@@ -78,6 +87,21 @@ def load_chains(path: Path, env: Mapping[str, str]) -> ChainsFile:
     return ChainsFile(path, chains, rates)
 
 
+def read_chain_ids(path: Path) -> dict[str, int]:
+    """Each chain's id by its name, disabled ones too, and nothing else: no variable needs to be set.
+
+    An entry that has not both is left out; the server says what is wrong with it. Raises ConfigError.
+    """
+    document = read_yaml(path)
+    chains = document.get("chains") if isinstance(document, dict) else None
+    entries = [entry for entry in chains if isinstance(entry, dict)] if isinstance(chains, list) else []
+    return {
+        entry["name"]: entry["chain_id"]
+        for entry in entries
+        if isinstance(entry.get("name"), str) and isinstance(entry.get("chain_id"), int)
+    }
+
+
 def _chain_section(section: Section, path: Path) -> Section:
     """The section under the chain's own name, forgiving unset variables when it is disabled."""
     name = section.data.get("name")
@@ -106,6 +130,10 @@ def _chain(section: Section) -> Chain:
         tokens=_tokens(section, native),
         sweep=Sweep(),
     )
+    if section.has("max_head_age") or chain.chain_id in _NEVER_REST:
+        age_s = section.number("max_head_age", limits.MAX_HEAD_AGE_S, 1.0, 31_536_000.0)
+        chain = replace(chain, max_head_age_s=age_s)
+    section.used.add("max_head_age")
     chain = replace(chain, sweep=_sweep(section.section("sweep"), chain, section.has("sweep")))
     section.finish()
     return chain

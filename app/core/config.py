@@ -27,7 +27,7 @@ from app.core.secret_files import ENV_PREFIX, SecretFileSource
 
 SECRET_KEY_CHARS: Final = 32
 
-_VERBATIM: Final = ("keystore_password", "api_key", "secret_key")  # any string: its blanks are its own
+_VERBATIM: Final = ("keystore_password", "secret_key")  # any string: its blanks are its own
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)")
 _PERIOD_S: Final = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _WEBHOOK_SECRET_BYTES: Final = range(24, 65)  # Standard Webhooks 1.0, "Signature scheme"
@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     chains_file: Path = Path("./chains.yaml")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65_535)
+    metrics_port: int | None = Field(None, ge=1, le=65_535)
     public_url: str | None = None
     mnemonic: SecretStr | None = None
     keystore_file: Path | None = None
@@ -232,6 +233,16 @@ class Settings(BaseSettings):
             return Path("data")
         return Path(path).parent
 
+    @property
+    def redis_url_file(self) -> Path:
+        """Where a running embedded server tells the URL of its own Redis."""
+        return self.data_dir / "redis.url"
+
+    @property
+    def secret_key_file(self) -> Path:
+        """Where embedded mode keeps the secret key that it made."""
+        return self.data_dir / "secret.key"
+
     def require_production(self) -> None:
         """Raises ConfigError when production (REDIS_URL set) lacks what embedded mode would make for itself."""
         if not self.embedded and self.secret_key is None:
@@ -287,6 +298,25 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
         raise ConfigError(f"{env_file}: cannot be read: {error.strerror}") from None
 
 
+def load_what_loads(env_file: Path | None = Path(".env")) -> tuple[Settings | None, str | None]:
+    """The settings and what is wrong with them, for whoever looks for the fault; wrong ones have their defaults.
+
+    None when nothing of them can be relied on.
+    """
+    try:
+        return load_settings(env_file), None
+    except ConfigError as error:
+        problem = str(error)
+    wrong = {line.partition(":")[0].removeprefix(ENV_PREFIX).lower() for line in problem.splitlines()}
+    fields = {name: field.default for name, field in Settings.model_fields.items() if name in wrong}
+    # Two wallets, or half of one, are told without the name of a field.
+    fields |= dict.fromkeys(("mnemonic", "keystore_file", "keystore_password"), None) if not fields else {}
+    try:
+        return Settings(_env_file=env_file, **fields), problem
+    except (ConfigError, ValidationError, UnicodeDecodeError, OSError):
+        return None, problem
+
+
 def read_environment(env_file: Path | None = Path(".env")) -> dict[str, str]:
     """The environment over `env_file`, as `load_settings` sees them: what chains.yaml's `${VARIABLES}` stand for."""
     from_file = dotenv_values(env_file, encoding="utf-8") if env_file is not None and env_file.is_file() else {}
@@ -301,7 +331,7 @@ def load_or_create_secret_key(settings: Settings) -> str:
     if settings.secret_key is not None:
         return settings.secret_key.get_secret_value()
     settings.require_production()
-    path = settings.data_dir / "secret.key"
+    path = settings.secret_key_file
     try:
         if not path.exists():
             _create_once(path, secrets.token_urlsafe(48))
@@ -315,7 +345,7 @@ def load_or_create_secret_key(settings: Settings) -> str:
 
 def _create_once(path: Path, text: str) -> None:
     """Write a 0600 file that is either absent or whole, and that a second process starting beside us cannot replace."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

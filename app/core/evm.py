@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
 
 NATIVE_ASSET: Final[bytes] = bytes(20)  # twenty zero bytes stand for the chain's own coin wherever an asset is named
 
@@ -30,7 +30,9 @@ def checksum(address: bytes) -> str:
     """The EIP-55 text of a 20-byte address."""
     if len(address) != 20:
         raise ValueError(f"an address is 20 bytes, not {len(address)}")
-    return str(to_checksum_address(address))
+    digits = address.hex()
+    pairs = zip(digits, keccak(digits.encode()).hex(), strict=False)
+    return "0x" + "".join([digit.upper() if nibble >= "8" else digit for digit, nibble in pairs])
 
 
 def hex0x(data: bytes) -> str:

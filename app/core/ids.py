@@ -7,6 +7,7 @@ from typing import Final
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ULID_CHARS: Final = 26
 _RANDOM_BITS: Final = 80
+_SHIFTS: Final = range(5 * (_ULID_CHARS - 1), -1, -5)
 
 
 def new_id(prefix: str) -> str:
@@ -16,5 +17,4 @@ def new_id(prefix: str) -> str:
     nobody may guess the next one. So ids sort by time to the millisecond and no finer.
     """
     number = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
-    shifts = range(5 * (_ULID_CHARS - 1), -1, -5)
-    return f"{prefix}_" + "".join(_CROCKFORD[number >> shift & 31] for shift in shifts)
+    return f"{prefix}_" + "".join([_CROCKFORD[number >> shift & 31] for shift in _SHIFTS])

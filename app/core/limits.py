@@ -13,6 +13,9 @@ RPC_BATCH_CALLS: Final = 50  # public nodes commonly refuse JSON-RPC batches of 
 LINKED_RUN_BLOCKS: Final = 16  # unfinalized blocks a step links one by one: short enough to redo when the head forks
 HEADER_WINDOW_BLOCKS: Final = 1_024  # headers kept to find a common ancestor: over ten times mainnet's finality
 STEP_TIMEOUT_S: Final = 12.0  # one scanner step; under the job's timeout, so the step ends itself and is logged
+MAX_HEAD_AGE_S: Final = 180.0  # of the newest block of a public chain: fifteen of Ethereum's, the slowest of them
+HEAD_OLD_S: Final = 30.0  # a head this old is compared with the other nodes'; no more than IDLE_GRACE_S
+HEAD_COMPARE_EVERY_S: Final = 20.0  # and so often; under IDLE_GRACE_S, so nothing expires by an older comparison
 LISTEN_BUDGET_S: Final = 8.0  # a listener job starts no further step after this long, so that chains share workers
 LISTENER_JOB_TIMEOUT_S: Final = 15  # arq keeps a dead worker's job for this and 10 s more: taken over within 30 s
 IDLE_GRACE_S: Final = 30  # a chain with no block newer than this past `expires_at` no longer holds a payment open
@@ -78,12 +81,19 @@ RATE_REUSED_MAX_S: Final = 15.0  # and for no longer: a feed with an hour's hear
 RATE_DIGITS: Final = 78  # before the point of a rate, or of zeros after it: more is no price
 
 # Process
-RECURSION_LEVELS: Final = 1_000  # Python's own default; what is nested deeper is an attack
+RECURSION_LEVELS: Final = 3_000  # a trace of the EVM's 1,024 frames takes two each; what is nested deeper is an attack
 SHUTDOWN_S: Final = 8.0  # the process exits within 10 s of SIGTERM; this leaves 2 for what does not listen
+WATCHED_AGE_S: Final = 1.0  # a payment may be created for so long after its chain was halted; its address stays watched
+INDEX_BLOCK: Final = 32  # HD indexes that a process takes at a time; what it has left when it ends is a gap
+GC_THRESHOLDS: Final = (20_000, 20, 50)  # objects, and generations: Python's 700 looks for garbage in every request
 
 # Database
-DB_POOL_SIZE: Final = 10  # connections of one process that stay open
-DB_POOL_OVERFLOW: Final = 10  # and as many more in a burst; PostgreSQL allows 100 in all by default
+DUMP_TIMEOUT_S: Final = 21_600.0  # a backup or restore; six hours are some hundred gigabytes
+RESTORE_INDEX_GAP: Final = 100_000  # HD indexes skipped after a restore: more than were given out since the backup
+RESTORE_SKIP_MAX: Final = 100_000_000  # a twentieth of all indexes that there are
+DB_POOL_SIZE: Final = 20  # connections of one process that stay open; PostgreSQL allows 100 in all by default
+DB_POOL_OVERFLOW: Final = 0  # a connection made for a burst costs more than the request that wanted it
+DB_ASIDE_POOL_SIZE: Final = 3  # beside those: readiness, health and metrics tell that they are all in use
 DB_POOL_TIMEOUT_S: Final = 10.0  # a request that gets no connection by then is answered 503
 DB_CONNECT_TIMEOUT_S: Final = 5.0  # a database that takes longer is down
 DB_COMMAND_TIMEOUT_S: Final = 10.0  # under a step's time; no statement of ours scans for longer
@@ -91,7 +101,8 @@ SQLITE_BUSY_TIMEOUT_S: Final = 10.0  # writers wait for each other; one holds th
 SQLITE_VARIABLES: Final = 30_000  # SQLite takes 32,766 in one statement
 
 # Rows of one go
-VERIFY_TRANSFERS: Final = 200  # receipts read again in one step
+DECIDE_PAYMENTS: Final = 1_000  # that a step expires, and as many that it takes on: 0.8 ms each on PostgreSQL
+VERIFY_TRANSFERS: Final = 200  # receipts read again in one step; the next one goes on with those after them
 KEYS_PER_MERCHANT: Final = 100  # that work; more is a loop that makes keys
 KEY_NAME_CHARS: Final = 100  # a line of a table
 MERCHANT_NAME_CHARS: Final = 100
@@ -99,6 +110,13 @@ LAST_USED_EVERY_S: Final = 60.0  # a last use is told to the minute: a write for
 ENDPOINTS_PER_MERCHANT: Final = 100  # each event is delivered to all of them
 CONFIRMATIONS_MAX: Final = 10_000  # a day of a fast chain; more is a typing error
 URL_CHARS: Final = 2_000  # what browsers and proxies agree on
+
+# Operators
+REASON_CHARS: Final = 300  # of a pause, a halt or a hand-made settlement: a sentence that /health can show
+OPERATOR_CHARS: Final = 100  # a login name
+KEY_GRACE_S: Final = 3_600  # an hour in which both keys work: the new one may be lost before anybody has seen it
+KEY_GRACE_MAX_S: Final = 2_592_000  # 30 days in which a rotated key still works; longer is no rotation
+EXPORT_ROWS: Final = 500  # events of one page: a few megabytes, however many there are
 
 # Sweeping
 SWEEP_ITEM_GAS: Final = 300_000  # of one address in a batch: the dearest real tokens take 200,000
@@ -143,7 +161,11 @@ JOBS_AT_ONCE: Final = 20  # of one role in one process
 HOUSEKEEPING_EVERY_S: Final = 3_600.0  # nothing that it deletes is in anybody's way
 JOB_TRIES: Final = 5  # a job that dies with its worker is taken up again; the next wake-up does it anyway
 HEARTBEAT_S: Final = 5  # a worker's sign of life
+HEARTBEAT_EXPIRE_S: Final = 20  # a loaded machine may miss two of them; a killed worker is known for dead by then
+TASK_LATE_S: Final = 45.0  # since a task was done: over the 25 s in which a killed worker's job is taken over
+TASK_LATE_ROUNDS: Final = 3  # and so many of its own intervals: one that is put off is no reason
 WEBHOOK_TICK_S: Final = 2.0  # finds what a lost wake-up left, and retries that have become due
+SPARE_EVERY_S: Final = 15.0  # an endpoint that no step uses is asked so often: it is known before it is needed
 PREPARE_EVERY_S: Final = 15.0  # how often a chain that failed its check is checked again
 WORKER_RESTART_S: Final = 1.0  # between two tries to reach Redis again
 WORKER_STOP_S: Final = 5.0  # running jobs may finish for this long after SIGTERM, then they are cancelled
@@ -151,8 +173,15 @@ OTHER_NODES_S: Final = 2.0  # a chain's further endpoints answer within this or 
 STARTUP_CHECK_S: Final = 5.0  # the server does not wait longer for its nodes; workers check them anyway
 EMBEDDED_REDIS_START_S: Final = 5.0  # it takes a tenth of a second
 EMBEDDED_REDIS_STOP_S: Final = 2.0  # it keeps nothing on disk, so it has nothing to save
-LAGGING_AFTER_S: Final = 60.0  # a chain whose cursor is older than this, and than a few polls, is lagging
+LAGGING_AFTER_S: Final = 30.0  # a chain whose cursor is older than this, and than a few polls, is lagging
 LAGGING_POLLS: Final = 5
+
+# Metrics
+NEAR_TIP_BLOCKS: Final = 64  # what is found deeper under the node's head is caught up with: not how fast we see
+LOOP_STUCK_S: Final = 30.0  # a loop that was held up so long is not coming back by itself
+LOOP_TICK_S: Final = 0.25  # how often the event loop's lag is measured: four cheap wake-ups a second
+TOLD_KEEP_S: Final = 1.0  # health and metrics, which anybody may ask for, are read once a second at most
+METRICS_READ_S: Final = 2.5  # for each part of a scrape, three follow the first: Prometheus gives one 10 s by default
 
 # Many nodes
 LOG_RANGE_BLOCKS: Final = 10_000  # the widest eth_getLogs that is ever asked; each endpoint learns its own limit
@@ -168,3 +197,36 @@ RECONCILE_EVERY_S: Final = 3_600.0  # between two comparisons of balances
 WS_BACKOFF_MIN_S: Final = 1.0  # a lost head subscription is tried again; polling goes on meanwhile
 WS_BACKOFF_MAX_S: Final = 60.0
 RETRY_AFTER_MAX_S: Final = 600.0  # what a node may ask for; more would be an outage by politeness
+
+# Vitals and the doctor
+VITALS_TICK_S: Final = 1.0  # how often a process measures how late its event loop is
+VITALS_EXPIRE_S: Final = 30  # what a process tells of itself ends by itself: six heartbeats
+DOCTOR_CHECK_S: Final = 30.0  # one check; a node that hangs takes half of it
+DOCTOR_NODE_S: Final = 15.0  # all questions to one endpoint: one call may hang for RPC_TIMEOUT_S
+DOCTOR_LOCK_WAIT_S: Final = 3.0  # for SQLite's one writer, which is done in milliseconds
+DOCTOR_TRANSACTION_S: Final = 30.0  # no transaction of ours lasts longer than a step; a fault is told in a minute
+DOCTOR_QUERY_S: Final = 5.0  # half of what our own statements may take
+DOCTOR_STATEMENT_MS: Final = 500.0  # on average, by pg_stat_statements: ours take a few
+DOCTOR_STATEMENT_CALLS: Final = 100  # of such a statement: one migration or backup is no habit
+DOCTOR_PAYMENTS: Final = 500  # newest ones whose amounts are added up, and as many open ones
+DOCTOR_ROWS: Final = 20  # orphan rows, processes and the like that are looked for: the first few say enough
+DOCTOR_HEADERS: Final = 5_000  # of a chain: what is kept, and more than finality lies below it
+DOCTOR_QUEUE_JOBS: Final = 1_000  # that wait: each chain has one of a kind, so it is a role without a worker
+DOCTOR_QUEUE_S: Final = 45.0  # a job is taken within milliseconds, and a killed worker's within 30 s
+DOCTOR_DUE_S: Final = 45.0  # a webhook is sent within WEBHOOK_TICK_S, a killed sender's within 30 s
+DOCTOR_DEAD_S: Final = 604_800.0  # a week: older dead webhooks are history, told as a warning
+DOCTOR_LATENCY_S: Final = 2.0  # of one small call: a step makes a handful
+DOCTOR_NODE_LAG_S: Final = 30.0  # between the newest blocks of two endpoints: two of Ethereum's
+DOCTOR_HEAD_AGE_S: Final = 600.0  # of the newest block: no public chain rests for so long
+DOCTOR_BLOCK_AHEAD_S: Final = 15.0  # a block's time may be this far ahead of a right clock (geth refuses more)
+DOCTOR_BLOCK_AGE_S: Final = 60.0  # of the newest block of a chain that never rests: five of Ethereum's, the slowest
+DOCTOR_CLOCK_S: Final = 5.0  # between this clock and the database's or Redis'; signatures of webhooks allow 300
+DOCTOR_LOOP_LAG_S: Final = 1.0  # an event loop that is later than this answers nobody meanwhile
+DOCTOR_RSS_BYTES: Final = 1_610_612_736  # 1.5 GiB: a server or worker of ours needs a tenth
+DOCTOR_BACKUP_BLOCKS: Final = 10_000  # final and not read again: some 40 minutes of the fastest chain's
+DOCTOR_SWEEP_ROUND_S: Final = 45.0  # since the sweeper looked at the gas account; or five of its intervals
+DOCTOR_SWEEP_FAILURES: Final = 2  # of one address whose money waits: once may be a fault that is gone
+DOCTOR_LOG_BYTES: Final = 5_242_880  # of a log file's end that goes into a bundle
+DOCTOR_EVENTS: Final = 200  # of the last ones, whose types go into a bundle
+MOCK_STEP_S: Final = 60.0  # of one step of a mock payment: a loaded machine needs a few seconds
+MOCK_BLOCKS: Final = 200  # mined on a devnet whose blocks nobody else mines: more than its confirmations

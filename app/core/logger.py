@@ -2,6 +2,7 @@
 
 import logging
 import re
+import secrets
 import sys
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -9,6 +10,8 @@ from urllib.parse import urlsplit
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.core import metrics
 
 REDACTED: Final = "[redacted]"
 
@@ -27,7 +30,15 @@ _SECRET_KEYS: Final = frozenset(
     )
 )
 # Addresses with a host: an RPC URL's path is often its key, a database's user information always its password.
-_URL: Final = re.compile(r"\b(?:https?|wss?|rediss?|postgres(?:ql)?(?:\+\w+)?)://[^\s'\"<>]+", re.IGNORECASE)
+_URL: Final = re.compile(
+    r"\b(?:https?|wss?|rediss?|postgres(?:ql)?(?:\+\w+)?)://[^\s'\"<>]*[^\s'\"<>:,.;)]", re.IGNORECASE
+)
+# API keys, webhook secrets, extended keys, and what an Authorization header holds, wherever they stand.
+SECRET_SHAPES: Final = re.compile(
+    r"\bpwk_[\w-]{8,}|\bwhsec_[\w+/=-]{8,}|\b[xyztuv](?:pub|prv)[1-9A-HJ-NP-Za-km-z]{20,}|\bBearer\s+\S+"
+)
+# PostgreSQL tells the row that it refused, with all that a customer wrote into it.
+_ROW: Final = re.compile(r"\bDETAIL:\s.*?(?=\n[\s|]*(?:HINT:|\[SQL|\n)|\Z)", re.DOTALL)
 _NESTING_MAX: Final = 4  # deeper than any event of ours; a cycle ends here
 # At INFO httpx logs each request's full URL, at DEBUG web3 each call: both are RPC keys, and thousands of lines.
 # arq logs two lines a job, many jobs a second; alembic its dialects.
@@ -89,6 +100,14 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return structlog.stdlib.get_logger(name)
 
 
+def report_error(log: structlog.stdlib.BoundLogger, error: BaseException, **fields: Any) -> str:
+    """Log an error that nobody foresaw, with its traceback and a report id by which it is found; returns that id."""
+    report = "rep_" + secrets.token_hex(8)
+    metrics.UNHANDLED_ERRORS.inc()
+    log.error("unhandled error", report=report, **fields, exc_info=error)
+    return report
+
+
 def redact_url(url: str) -> str:
     """`url` down to scheme, host and port: what remains is fit to be logged and shown, for RPC URLs hold keys."""
     try:
@@ -103,19 +122,23 @@ def redact_url(url: str) -> str:
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor, the last line of defence: values under secret names go, URLs shrink to their host."""
-    return {key: _clean(key, value, 0) for key, value in event.items()}
+    """A structlog processor, the last line of defence: values under secret names go, URLs shrink to their host.
+
+    What has the shape of a key goes wherever it stands, and so does all that is nested deeper than any event of ours.
+    """
+    return {key: _clean(key, value, 0) for key, value in event.items() if key != "color_message"}  # uvicorn's, twice
 
 
 def _clean(key: object, value: Any, depth: int) -> Any:
     if isinstance(key, str) and value is not None and _is_secret_name(key):
         return REDACTED
     if isinstance(value, str):
-        return _URL.sub(lambda match: redact_url(match[0]), value)
+        shown = _ROW.sub(f"DETAIL: {REDACTED}", _URL.sub(lambda match: redact_url(match[0]), value))
+        return SECRET_SHAPES.sub(REDACTED, shown)
     if isinstance(value, BaseException):
         return _clean(None, f"{type(value).__name__}: {value}", depth)
-    if depth >= _NESTING_MAX:
-        return value
+    if depth >= _NESTING_MAX and isinstance(value, (Mapping, list, tuple)):
+        return REDACTED
     if isinstance(value, Mapping):
         return {name: _clean(name, inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):

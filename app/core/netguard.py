@@ -5,8 +5,11 @@ import re
 import socket
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ssl import SSLContext
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -87,6 +90,8 @@ class NetGuard:
         return any(address in network for network in self._allowed if network.version == address.version)
 
     async def _look_up(self, host: str) -> list[IPAddress]:
+        with suppress(ValueError):
+            return [ip_address(host)]  # nothing to ask, so no resolver that is slow or full can refuse it
         lookup = self._lookups.get(host)
         if lookup is None:
             lookup = self._lookups[host] = self._threads.submit(_addresses, host)
@@ -189,11 +194,17 @@ def guarded_client(guard: NetGuard) -> httpx.AsyncClient:
     )
 
 
+@cache
+def _trusted() -> SSLContext:
+    """Made once: reading all certificate authorities takes tens of milliseconds, in which nothing else runs."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 def _transport(guard: NetGuard, plain_http: bool) -> httpx.AsyncHTTPTransport:
-    transport = httpx.AsyncHTTPTransport(trust_env=False)
+    transport = httpx.AsyncHTTPTransport(verify=_trusted(), trust_env=False)
     # httpx has no parameter for the network backend; its pool is replaced by an equal one that has ours.
     transport._pool = httpcore.AsyncConnectionPool(
-        ssl_context=httpx.create_ssl_context(trust_env=False),
+        ssl_context=_trusted(),
         max_connections=limits.WEBHOOK_CONNECTIONS,
         max_keepalive_connections=limits.WEBHOOK_KEEPALIVE_CONNECTIONS,
         network_backend=_GuardedBackend(guard, plain_http),

@@ -6,7 +6,7 @@ from arq.connections import ArqRedis
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
-from app.core import limits
+from app.core import limits, pulse
 from app.core.logger import get_logger
 
 log = get_logger(__name__)
@@ -18,15 +18,22 @@ BACKUP_TASK: Final = "backup_pass"
 RECONCILE_TASK: Final = "reconcile"
 SWEEP_TASK: Final = "sweep_funds"
 HOUSEKEEPING_TASK: Final = "housekeeping"
+VITALS_PREFIX: Final = "paywatch:vitals:"
+ENDPOINTS_PREFIX: Final = "paywatch:endpoints:"
 
 
 def queue_name(role: str) -> str:
     return f"paywatch:{role}"
 
 
-def heartbeat_key(role: str) -> str:
-    """Where a worker of that role writes that it is alive; the key ends by itself."""
-    return f"paywatch:{role}:heartbeat"
+def vitals_key(host: str, pid: int, role: str) -> str:
+    """Where a process tells how it is (`app.core.vitals`); the key ends by itself."""
+    return f"{VITALS_PREFIX}{host}:{pid}:{role}"
+
+
+def endpoints_key(host: str, pid: int) -> str:
+    """Where a listener tells how its chains' endpoints are; the key ends by itself."""
+    return f"{ENDPOINTS_PREFIX}{host}:{pid}"
 
 
 def connect(redis_url: str) -> ArqRedis:
@@ -72,8 +79,10 @@ class WakeUps:
             await self.redis.enqueue_job(
                 task, *args, _job_id=job_id, _queue_name=queue_name(role), _expires=limits.JOB_EXPIRES_S
             )
+            if job_id is not None:  # periodic
+                await pulse.asked(self.redis, task, *args or ("",))
         except (RedisError, OSError) as error:
-            log.warning("wake-up lost", task=task, reason=type(error).__name__)
+            log.warning("wake-up lost", wakes=task, reason=type(error).__name__)
 
     async def close(self) -> None:
         await self.redis.aclose(close_connection_pool=True)

@@ -12,7 +12,7 @@ from app.core.errors import ConfigError
 ENV_PREFIX: Final = "PAYWATCH_"
 
 # What may come from `PAYWATCH_<NAME>_FILE`. CHAINS_FILE and KEYSTORE_FILE are settings of their own, not such a form.
-_FROM_FILES: Final = (
+FROM_FILES: Final = (
     "database_url",
     "redis_url",
     "mnemonic",
@@ -34,7 +34,7 @@ class SecretFileSource(PydanticBaseSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         name = f"{ENV_PREFIX}{field_name.upper()}"
         path = self._variables.get(f"{name}_FILE".lower())
-        if field_name not in _FROM_FILES or not path:
+        if field_name not in FROM_FILES or not path:
             return None, field_name, False
         if self._variables.get(name.lower()):
             raise ConfigError(f"{name} and {name}_FILE are both set; keep one of them")

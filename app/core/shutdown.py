@@ -19,8 +19,9 @@ def stop_on_signals() -> asyncio.Event:
     """
     stop = asyncio.Event()
 
-    def begin() -> None:
+    def begin(name: str) -> None:
         if not stop.is_set():
+            log.info("stopping", signal=name)
             stop.set()
             # A thread: the loop may be what hangs.
             timer = threading.Timer(limits.SHUTDOWN_S, _end_now)
@@ -28,7 +29,7 @@ def stop_on_signals() -> asyncio.Event:
             timer.start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, begin)
+        asyncio.get_running_loop().add_signal_handler(number, begin, number.name)
     return stop
 
 

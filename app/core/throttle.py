@@ -19,15 +19,24 @@ log = get_logger(__name__)
 
 
 class Throttle:
-    """Counts each caller's requests in fixed windows: the first request opens one. `rate` None lets all pass."""
+    """Counts each caller's requests in fixed windows: the first request opens one. `rate` None lets all pass.
 
-    def __init__(self, pool: ConnectionPool, rate: RequestRate | None) -> None:
+    It connects when it is first used, and has connections of its own, without a `socket_timeout`: redis-py makes a
+    task of every command for that, a twentieth of a request's CPU, and `hit` has a timeout around all.
+    """
+
+    def __init__(self, redis_url: str, rate: RequestRate | None) -> None:
+        self._pool = ConnectionPool.from_url(
+            redis_url,
+            socket_connect_timeout=limits.REDIS_CONNECT_TIMEOUT_S,
+            health_check_interval=limits.REDIS_HEALTH_CHECK_S,
+        )
         self._item = None if rate is None else RateLimitItemPerSecond(rate.requests, rate.period_s)
         storage = RedisStorage(
             "async+redis://",
             implementation="redispy",
             key_prefix="paywatch:rate",
-            connection_pool=pool,  # type: ignore[arg-type]  # documented, but not typed
+            connection_pool=self._pool,  # type: ignore[arg-type]  # documented, but not typed
         )
         self._limiter = FixedWindowRateLimiter(storage)
         self._rests_until = 0.0
@@ -48,3 +57,6 @@ class Throttle:
         wait_s = max(1, math.ceil(ends_at - time.time()))
         amount, period_s = self._item.amount, self._item.get_expiry()
         raise RateLimited(f"more than {amount} requests in {period_s} s; wait {wait_s} s", retry_after_s=wait_s)
+
+    async def close(self) -> None:
+        await self._pool.aclose()

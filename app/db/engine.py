@@ -2,19 +2,22 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import event, make_url
+from sqlalchemy import QueuePool, event, make_url
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from app.core import limits
+from app.core import limits, metrics
 from app.core.errors import ConfigError
+from app.db.driver import Driver, QuickSession
+
+_AFTER_COMMIT: Final = "paywatch_after_commit"
 
 
 class Database:
@@ -26,9 +29,10 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = create_engine(url)
+        self._aside = create_engine(url, limits.DB_ASIDE_POOL_SIZE)
         self._writer = self.engine.execution_options(paywatch_write=True)
-        # SQLite has no round trips to save, and its snapshot needs a BEGIN.
-        self._quick = self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        metrics.DB_POOL_CONNECTIONS.watch(self._connections)
+        metrics.DB_POOL_LIMIT.watch(self._limit)
 
     @property
     def is_sqlite(self) -> bool:
@@ -41,30 +45,92 @@ class Database:
             yield session
 
     @asynccontextmanager
-    async def quick_read(self) -> AsyncIterator[AsyncSession]:
-        """As `read()`, for what each request asks: on PostgreSQL without the round trips of BEGIN and ROLLBACK."""
-        async with AsyncSession(self._quick, expire_on_commit=False, autoflush=False) as session:
+    async def read_aside(self) -> AsyncIterator[AsyncSession]:
+        """As `read()`, on connections that no request or job takes: for what is told while all those are in use."""
+        async with AsyncSession(self._aside, expire_on_commit=False, autoflush=False) as session:
             yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A transaction: committed when the block ends, rolled back when it raises or is cancelled."""
-        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+        async with AsyncSession(self._writer, expire_on_commit=False) as session:
+            async with session.begin():
+                yield session
+            for act in session.info.get(_AFTER_COMMIT, ()):
+                act()
+
+    def _connections(self) -> Iterator[metrics.Sample]:
+        pool = self.engine.pool
+        if isinstance(pool, QueuePool):  # a database in memory has none
+            yield ("in_use",), pool.checkedout()
+            yield ("idle",), pool.checkedin()
+
+    def _limit(self) -> Iterator[metrics.Sample]:
+        yield (), limits.DB_POOL_SIZE + limits.DB_POOL_OVERFLOW
+
+    @asynccontextmanager
+    async def quick_read(self) -> AsyncIterator[QuickSession]:
+        """As `read()`, for what each request asks: on PostgreSQL without a transaction."""
+        async with self.read() if self.is_sqlite else self._driver() as session:
             yield session
+
+    @asynccontextmanager
+    async def quick_write(self, one_statement: bool = False) -> AsyncIterator[QuickSession]:
+        """As `write()`, for a new payment. `one_statement`: PostgreSQL commits each by itself, without a BEGIN."""
+        if self.is_sqlite:
+            async with self.write() as session:
+                yield session
+            return
+        async with self._driver() as driver:
+            if one_statement:
+                yield driver
+                return
+            await driver.say("BEGIN")
+            try:
+                yield driver
+            except IntegrityError:  # a client's doing; any other error costs the connection
+                await driver.say("ROLLBACK")
+                raise
+            await driver.say("COMMIT")
+
+    @asynccontextmanager
+    async def _driver(self) -> AsyncIterator[Driver]:
+        try:
+            connection = await self.engine.raw_connection()
+        except self.engine.dialect.loaded_dbapi.Error as error:  # as a session would say it
+            raise DBAPIError("connect", None, error) from error
+        driver = Driver(connection.driver_connection)
+        try:
+            yield driver
+        finally:
+            if not driver.is_clean:
+                connection.invalidate()
+            connection.close()
 
     async def close(self) -> None:
         # Shielded: a cancelled shutdown must still give the connections back.
-        await asyncio.shield(self.engine.dispose())
+        await asyncio.shield(asyncio.gather(self.engine.dispose(), self._aside.dispose()))
 
 
-def create_engine(url: str) -> AsyncEngine:
+def after_commit(session: AsyncSession, act: Callable[[], None]) -> None:
+    """Have `act` called once a `write()` has committed, for what is not to be said of work that is rolled back."""
+    session.info.setdefault(_AFTER_COMMIT, []).append(act)
+
+
+async def roll_back(session: AsyncSession) -> None:
+    """Undo what a `write()` has done so far, and forget what was to be said of it."""
+    session.info.pop(_AFTER_COMMIT, None)
+    await session.rollback()
+
+
+def create_engine(url: str, pool_size: int = limits.DB_POOL_SIZE) -> AsyncEngine:
     """Engine for `sqlite+aiosqlite://…` or `postgresql+asyncpg://…`; makes the folder of a SQLite file."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         engine = create_async_engine(
             url,
             hide_parameters=True,  # they would stand in the log of an error
-            pool_size=limits.DB_POOL_SIZE,
+            pool_size=pool_size,
             max_overflow=limits.DB_POOL_OVERFLOW,
             pool_timeout=limits.DB_POOL_TIMEOUT_S,
             connect_args={
@@ -79,7 +145,7 @@ def create_engine(url: str) -> AsyncEngine:
     engine = create_async_engine(
         url,
         hide_parameters=True,
-        pool_size=limits.DB_POOL_SIZE,
+        pool_size=pool_size,
         max_overflow=limits.DB_POOL_OVERFLOW,
         pool_timeout=limits.DB_POOL_TIMEOUT_S,
         connect_args={"timeout": limits.SQLITE_BUSY_TIMEOUT_S, "factory": _SqliteConnection},
@@ -97,7 +163,7 @@ def _refuse_closed(connection: DBAPIConnection, _record: Any, _proxy: Any) -> No
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"PAYWATCH_DATABASE_URL: cannot make the folder {folder}: {error.strerror}") from None
 

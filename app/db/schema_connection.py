@@ -127,6 +127,12 @@ def _reason(error: DBAPIError) -> str:
     return reason
 
 
+def dialect_of(url: str) -> str:
+    """`sqlite` or `postgresql`. Raises SchemaError."""
+    with as_schema_error(url):
+        return make_url(url).get_backend_name()
+
+
 def show_url(url: str) -> str:
     """The database as it may be shown: with neither its password nor its options."""
     try:

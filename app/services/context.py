@@ -10,9 +10,11 @@ from app.core.errors import UnknownChain
 from app.core.netguard import NetGuard
 from app.core.secrets import SecretBox
 from app.db.engine import Database
+from app.db.repositories.addresses import Indexes
 from app.services.blockchain.ahead import Ahead
 from app.services.blockchain.rotation import Rotation
 from app.services.rate_book import RateBook
+from app.services.watched import WatchedBook
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,13 @@ class Context:
     ahead: Ahead = field(default_factory=Ahead)
     rotation: Rotation = field(default_factory=Rotation)
     rates: RateBook = field(default_factory=RateBook)
+    watched: WatchedBook = field(default_factory=WatchedBook)
+    indexes: Indexes = field(default_factory=Indexes)
+    # Ids of the transfer and the outflow that were last looked at again, by chain id: the next look goes on from there.
+    looked_transfers: dict[int, int] = field(default_factory=dict)
+    looked_outflows: dict[int, int] = field(default_factory=dict)
+    # Id of the payment that was last decided because of its confirmations, by chain id, to the same end.
+    looked_payments: dict[int, str] = field(default_factory=dict)
     # What this process found wrong with a chain when it checked it, by chain id.
     mismatches: dict[int, str] = field(default_factory=dict)
 

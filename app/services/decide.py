@@ -82,13 +82,20 @@ class ChainHead:
     regaining: bool
     caught_up_at: datetime | None = None
 
-    def passed(self, moment: datetime) -> bool:
-        """Whether no block up to `moment` can still be missing from what was scanned."""
+    @property
+    def passed(self) -> datetime | None:
+        """The last moment up to which no block can still be missing from what was scanned; None: nobody knows."""
         if self.regaining:
-            return False
-        if self.time > moment:
-            return True
-        return self.caught_up_at is not None and self.caught_up_at >= moment + timedelta(seconds=limits.IDLE_GRACE_S)
+            return None
+        moment = self.time - datetime.resolution  # a block of the very same time may have siblings
+        if self.caught_up_at is None:
+            return moment
+        return max(moment, self.caught_up_at - timedelta(seconds=limits.IDLE_GRACE_S))
+
+
+def passed_by_chain(heads: Mapping[int, ChainHead]) -> dict[int, datetime]:
+    """`passed` of the chains that have it. A payment's time is up when it is by each chain that it could be paid on."""
+    return {chain_id: head.passed for chain_id, head in heads.items() if head.passed is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,7 @@ def decide(
     news = [transfer for transfer in canonical if not transfer.noted]
     gone = [transfer for transfer in transfers if not transfer.canonical and not transfer.noted]
 
-    options = tuple(replace(option, received_units=_received_units(option, canonical)) for option in payment.options)
+    options = counted(payment.options, canonical)
     chosen = _choose(payment, options)
     option = options[chosen]
     paid = option.received_units >= option.needed_units
@@ -162,6 +169,16 @@ def decide(
     return changes
 
 
+def settle_by_hand(payment: PaymentState, now: datetime) -> Change:
+    """A confirmed payment whose money an operator took elsewhere: settled as if its chains were not swept.
+
+    `decide` keeps it so for as long as what paid it stands; a reorg that takes that back reverts it as any other.
+    """
+    options = tuple(replace(option, swept=False) for option in payment.options)
+    state = replace(payment, status="settled", version=payment.version + 1, options=options, settled_at=now)
+    return Change("payment.settled", state)
+
+
 _STEPS: Final[tuple[tuple[Status, EventType, str], ...]] = (
     ("detected", "payment.detected", "detected_at"),
     ("confirmed", "payment.confirmed", "confirmed_at"),
@@ -172,6 +189,11 @@ _STEPS: Final[tuple[tuple[Status, EventType, str], ...]] = (
 def _rank(status: Status) -> int:
     """How far a payment has come; the same for all statuses that are not paid."""
     return PAID.index(status) + 1 if status in PAID else 0
+
+
+def counted(options: Sequence[OptionState], canonical: Sequence[TransferState]) -> tuple[OptionState, ...]:
+    """The options with what these canonical transfers brought them."""
+    return tuple(replace(option, received_units=_received_units(option, canonical)) for option in options)
 
 
 def _received_units(option: OptionState, transfers: Sequence[TransferState]) -> int:
@@ -273,9 +295,8 @@ def _status(
     if not paid:
         if payment.status == "expired":
             return "expired"
-        over = all(
-            each.chain_id in heads and heads[each.chain_id].passed(payment.expires_at) for each in payment.options
-        )
+        passed = passed_by_chain(heads)
+        over = all(each.chain_id in passed and payment.expires_at <= passed[each.chain_id] for each in payment.options)
         return "expired" if over and payment.status == "pending" else "pending"
     head = heads.get(option.chain_id)
     sure = [t for t in _paying(option, canonical) if t.verified and _confirmed(payment, option, t, head)]

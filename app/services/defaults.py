@@ -12,6 +12,7 @@ from app.core.clock import rfc3339
 from app.core.errors import FieldError, InvalidRequest
 from app.core.money import MoneyError, Tolerance, parse_price, parse_tolerance
 from app.db.models import Merchant
+from app.db.repositories.merchants import KnownKey
 from app.services.views import View
 
 
@@ -67,9 +68,8 @@ class Defaults:
         return max(default, *(tier.confirmations for tier in self.tiers)) if self.tiers else default
 
 
-async def read(session: AsyncSession, merchant_id: str) -> Defaults:
-    """What the merchant's payments get."""
-    row = await session.get_one(Merchant, merchant_id)
+def defaults_of(row: Merchant | KnownKey) -> Defaults:
+    """What the merchant's payments get, as it is stored."""
     return Defaults(
         confirmations_required=row.confirmations_required,
         tiers=[Tier.model_validate(tier) for tier in row.confirmation_tiers],

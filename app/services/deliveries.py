@@ -1,6 +1,7 @@
 """The delivery log, and sending again what is in it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -9,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core import limits
 from app.core.clock import rfc3339, utc_now
 from app.core.errors import Conflict, NotFound
-from app.db.models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from app.db.models import WebhookAttempt, WebhookDelivery
 from app.db.repositories import webhooks
+from app.db.repositories.webhooks import HeldEndpoint
 from app.services.decide import EventType
 from app.services.views import View
 
@@ -53,6 +55,16 @@ class Replayed(View):
     """How many deliveries are to be sent again. At most 1,000 in one call: call again until it is 0."""
 
     replayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Where a delivery stands. `manual`: it is to be sent again already, on a person's word."""
+
+    merchant_id: str
+    status: str
+    manual: bool
+    delivered_at: str | None
 
 
 async def list_deliveries(
@@ -110,7 +122,22 @@ async def replay_dead(session: AsyncSession, merchant_id: str, since: datetime, 
     return Replayed(replayed=len(rows))
 
 
-def _usable(held: Mapping[str, WebhookEndpoint], endpoint_id: str) -> WebhookEndpoint:
+async def count_dead(session: AsyncSession, merchant_id: str, since: datetime) -> int:
+    """How many `replay_dead` would send again, in as many calls as it takes."""
+    endpoints = await webhooks.list_endpoints(session, merchant_id)
+    usable = {endpoint.id for endpoint in endpoints if endpoint.disabled_at is None}
+    return await webhooks.count_dead(session, merchant_id, since, usable)
+
+
+async def find(session: AsyncSession, delivery_id: str) -> Outgoing:
+    """A delivery of any merchant. Raises NotFound."""
+    row = await webhooks.get_delivery(session, delivery_id)
+    if row is None:
+        raise NotFound(f"there is no webhook delivery {delivery_id!r}")
+    return Outgoing(row.merchant_id, row.status, row.manual, _time(row.delivered_at))
+
+
+def _usable(held: Mapping[str, HeldEndpoint], endpoint_id: str) -> HeldEndpoint:
     if endpoint_id not in held:
         raise Conflict(f"the webhook endpoint {endpoint_id} was deleted")
     if held[endpoint_id].disabled_at is not None:
@@ -118,7 +145,7 @@ def _usable(held: Mapping[str, WebhookEndpoint], endpoint_id: str) -> WebhookEnd
     return held[endpoint_id]
 
 
-def _send_again(row: WebhookDelivery, endpoint: WebhookEndpoint | None, now: datetime) -> None:
+def _send_again(row: WebhookDelivery, endpoint: HeldEndpoint | None, now: datetime) -> None:
     row.status, row.dead_reason, row.failure_count = "pending", None, 0
     row.manual, row.next_attempt_at = True, now
     if endpoint is not None:

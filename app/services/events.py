@@ -14,17 +14,31 @@ from app.services.decide import EventType
 from app.services.endpoints import EndpointView
 from app.services.views import PaymentView, View
 
-__all__ = ["EventFilter", "EventView", "event_view", "list_of_merchant", "list_of_payment", "version_of"]
+__all__ = [
+    "AnyEventType",
+    "EventFilter",
+    "EventView",
+    "event_view",
+    "list_of_merchant",
+    "list_of_payment",
+    "version_of",
+]
+
+
+AnyEventType = EventType | Literal["webhook_endpoint.disabled"]
 
 
 class EventView(View):
     """One change of a payment: its cause, and the payment as it was then.
 
+    `cause.kind` is `transfer`, `block`, `reorg`, `clock`, `api_key`, `operator`, `backup` or `webhook`; the rest of it
+    names which one.
+
     `webhook_endpoint.disabled` is the one event without a payment: `payment_id` null, version 0, `data` the endpoint.
     """
 
     id: str
-    type: EventType | Literal["webhook_endpoint.disabled"]
+    type: AnyEventType
     payment_id: str | None
     version: int
     created_at: str

@@ -1,4 +1,8 @@
-"""`Idempotency-Key`: the claim, the work and the stored answer share one transaction."""
+"""`Idempotency-Key`: the claim, the work and the stored answer share one transaction.
+
+`POST /v1/payments` inserts a key with its answer beside the payment; other calls claim first, and keep the
+answer last. Either way a concurrent request with the same key waits at the row, and gives the answer that it holds.
+"""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,26 +45,19 @@ async def find(session: AsyncSession, wanted: Claim) -> StoredAnswer | None:
     return _answer(await session.get(IdempotencyKey, wanted.primary_key), wanted)
 
 
+def answered(wanted: Claim, status: int, body: Any) -> IdempotencyKey:
+    """A key's row with its answer; only 2xx answers come here."""
+    return IdempotencyKey(**_scope(wanted), response_status=status, response_body=body, created_at=utc_now())
+
+
 async def claim(session: AsyncSession, wanted: Claim) -> StoredAnswer | None:
     """Claim a key: None when it is ours, or what the first request was answered.
 
     A concurrent request with the same key waits here until the first one's transaction ends. Raises
     IdempotencyMismatch when the key came with another body before.
     """
-    existing = await merchants.claim_idempotency_key(
-        session,
-        {
-            "merchant_id": wanted.merchant_id,
-            "method": wanted.method,
-            "path": wanted.path,
-            "key": wanted.key,
-            "request_hash": wanted.request_hash,
-            "response_status": 0,
-            "response_body": None,
-            "created_at": utc_now(),
-        },
-    )
-    return _answer(existing, wanted)
+    row = _scope(wanted) | {"response_status": 0, "response_body": None, "created_at": utc_now()}
+    return _answer(await merchants.claim_idempotency_key(session, row), wanted)
 
 
 async def keep(session: AsyncSession, wanted: Claim, status: int, body: Any) -> None:
@@ -73,6 +70,16 @@ async def keep(session: AsyncSession, wanted: Claim, status: int, body: Any) -> 
 async def forget_old(session: AsyncSession) -> None:
     """Delete keys older than `IDEMPOTENCY_KEEP_S`."""
     await merchants.forget_idempotency_keys(session, utc_now() - timedelta(seconds=limits.IDEMPOTENCY_KEEP_S))
+
+
+def _scope(wanted: Claim) -> dict[str, Any]:
+    return {
+        "merchant_id": wanted.merchant_id,
+        "method": wanted.method,
+        "path": wanted.path,
+        "key": wanted.key,
+        "request_hash": wanted.request_hash,
+    }
 
 
 def _answer(row: IdempotencyKey | None, wanted: Claim) -> StoredAnswer | None:

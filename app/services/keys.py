@@ -16,10 +16,12 @@ from app.core.errors import Conflict, FieldError, Forbidden, InvalidRequest, Not
 from app.core.ids import new_id
 from app.core.logger import get_logger
 from app.core.secrets import hash_api_key, new_api_key
+from app.db.driver import QuickSession
 from app.db.engine import Database
 from app.db.models import ApiKey
 from app.db.repositories import merchants
 from app.services.context import Context
+from app.services.defaults import Defaults, defaults_of
 from app.services.views import View
 
 log = get_logger(__name__)
@@ -36,6 +38,8 @@ class Caller:
     merchant_id: str
     key_id: str
     scopes: frozenset[str]
+    defaults: Defaults  # of the merchant
+    has_endpoints: bool  # for webhooks, disabled ones too
 
     def require(self, scope: Scope) -> None:
         """Raises Forbidden unless the key has the scope; `admin` has all."""
@@ -44,7 +48,7 @@ class Caller:
 
 
 class KeyView(View):
-    """An API key without its secret. `last_used_at` is right to the minute."""
+    """An API key without its secret. `last_used_at` is right to the minute; `revoked_at` may be a time to come."""
 
     id: str
     object: Literal["api_key"] = "api_key"
@@ -92,13 +96,12 @@ class KeyUse:
             log.warning("a key's last use was not written", key=key_id, reason=type(error).__name__)
 
 
-async def authenticate(session: AsyncSession, key: str) -> Caller:
+async def authenticate(session: QuickSession, key: str) -> Caller:
     """Whose key it is. Raises Unauthorized."""
-    row = await merchants.by_key_hash(session, hash_api_key(key))
+    row = await merchants.by_key_hash(session, hash_api_key(key), utc_now())
     if row is None:
         raise Unauthorized("the API key is not known")
-    merchant_id, key_id, scopes = row
-    return Caller(merchant_id, key_id, frozenset(scopes))
+    return Caller(row.merchant_id, row.id, frozenset(row.scopes), defaults_of(row), row.has_endpoints)
 
 
 async def create_key(session: AsyncSession, merchant_id: str, name: str, scopes: Collection[Scope]) -> NewKeyView:
@@ -108,6 +111,10 @@ async def create_key(session: AsyncSession, merchant_id: str, name: str, scopes:
         raise InvalidRequest(message, [FieldError("name", message)])
     if await merchants.count_keys(session, merchant_id) >= limits.KEYS_PER_MERCHANT:
         raise Conflict(f"a merchant has at most {limits.KEYS_PER_MERCHANT} keys; revoke some")
+    return _add(session, merchant_id, name, scopes)
+
+
+def _add(session: AsyncSession, merchant_id: str, name: str, scopes: Collection[str]) -> NewKeyView:
     key = new_api_key()
     row = ApiKey(
         id=new_id("key"),
@@ -129,19 +136,67 @@ async def list_keys(
     return [key_view(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
 
 
-async def revoke_key(context: Context, session: AsyncSession, key_id: str, merchant_id: str | None) -> None:
-    """Let a key work no longer; revoking it again changes nothing. `merchant_id` None is the operator.
+async def revoke_key(context: Context, session: AsyncSession, key_id: str, merchant_id: str | None) -> bool:
+    """Let a key work no longer; False when it does not already. `merchant_id` None is the operator.
 
     Raises NotFound, also for somebody else's, and Conflict for the key in the settings, which the next start would
     bring back.
     """
+    row = await _changeable(context, session, key_id, merchant_id)
+    now = utc_now()
+    if row.revoked_at is not None and row.revoked_at <= now:
+        return False
+    row.revoked_at = now
+    return True
+
+
+async def find_revocation(context: Context, session: AsyncSession, key_id: str) -> KeyView | None:
+    """The key that the operator's `revoke_key` would end; None when it has ended. Raises as that does."""
+    row = await _changeable(context, session, key_id, merchant_id=None)
+    return None if row.revoked_at is not None and row.revoked_at <= utc_now() else key_view(row)
+
+
+async def find_rotation(context: Context, session: AsyncSession, key_id: str) -> KeyView:
+    """The key that `rotate_key` would replace. Raises as that does."""
+    return key_view(await _rotatable(context, session, key_id))
+
+
+async def rotate_key(context: Context, session: AsyncSession, key_id: str, grace_s: int, by: str) -> NewKeyView:
+    """Make a key with the same merchant, name and scopes; the old one works for `grace_s` seconds more.
+
+    Raises NotFound, and Conflict for a key that is revoked or rotated already, or that stands in the settings.
+    """
+    row = await _rotatable(context, session, key_id)
+    row.revoked_at = utc_now() + timedelta(seconds=grace_s)
+    made = _add(session, row.merchant_id, row.name, row.scopes)
+    log.warning("key rotated by an operator", key=key_id, new_key=made.id, grace_s=grace_s, operator=by)
+    return made
+
+
+async def _rotatable(context: Context, session: AsyncSession, key_id: str) -> ApiKey:
+    row = await _changeable(context, session, key_id, merchant_id=None)
+    if row.revoked_at is not None:
+        when = "works until" if row.revoked_at > utc_now() else "was revoked"
+        raise Conflict(
+            f"{key_id} {when} {rfc3339(row.revoked_at)}; there is nothing to rotate. "
+            "Where its new key was never seen, `paywatch keys create` makes another"
+        )
+    return row
+
+
+async def _changeable(context: Context, session: AsyncSession, key_id: str, merchant_id: str | None) -> ApiKey:
     row = await merchants.get_key(session, key_id)
     if row is None or merchant_id not in (None, row.merchant_id):
         raise NotFound(f"there is no API key {key_id!r}")
-    if row.name == SETTINGS_KEY and context.settings.api_key is not None:
-        raise Conflict(f"this key is {SETTINGS_KEY} of the gateway's settings; change it there")
-    if row.revoked_at is None:
-        row.revoked_at = utc_now()
+    # In production only the server knows whether it has that setting: an operator's shell or a worker need not.
+    settings = context.settings
+    is_elsewhere = merchant_id is None and not settings.embedded
+    if row.name == SETTINGS_KEY and (settings.api_key is not None or is_elsewhere):
+        raise Conflict(
+            f"this key is {SETTINGS_KEY} of the gateway's settings, and its next start would bring it back; change it "
+            f"there. Where it is not set any more, DELETE /v1/keys/{key_id} ends it"
+        )
+    return row
 
 
 def key_view(row: ApiKey) -> KeyView:

@@ -4,11 +4,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
 from app.core.clock import utc_now
-from app.core.errors import ConfigError
+from app.core.errors import ConfigError, NotFound
 from app.core.ids import new_id
 from app.core.secrets import hash_api_key, new_api_key, new_webhook_secret, rotated
 from app.db.models import ApiKey, Merchant
@@ -29,8 +30,16 @@ async def ensure_first_merchant(context: Context) -> str | None:
     """Make the first merchant, with the settings' key and signing secret; a changed setting replaces the old value.
 
     Returns a new API key to be shown once, in embedded mode without PAYWATCH_API_KEY at the very first start. Raises
-    WrongSecretKey when the stored secrets were encrypted under another SECRET_KEY.
+    WrongSecretKey when the stored secrets were encrypted under another SECRET_KEY, and ConfigError when the settings'
+    key is another key already.
     """
+    try:
+        return await _ensure_first_merchant(context)
+    except IntegrityError:  # a server that started at the same moment has made it
+        return await _ensure_first_merchant(context)
+
+
+async def _ensure_first_merchant(context: Context) -> str | None:
     settings = context.settings
     async with context.db.write() as session:
         merchant = await merchants.first(session)
@@ -60,6 +69,14 @@ async def webhook_secret(context: Context, merchant: str | None) -> str:
     if owner is None:
         raise ConfigError(f"there is no merchant {merchant!r}")
     return context.box.decrypt(owner.webhook_secret)
+
+
+async def named(session: AsyncSession, name: str | None) -> dict[str, str]:
+    """The merchant of that name by id, None being all of them. Raises NotFound."""
+    found = {id_: each for id_, each in (await merchants.names(session)).items() if name in (None, each)}
+    if name is not None and not found:
+        raise NotFound(f"there is no merchant {name!r}")
+    return found
 
 
 async def make_key(
@@ -119,6 +136,11 @@ async def _replace_key(session: AsyncSession, merchant_id: str, keys: list[ApiKe
         elif old.revoked_at is None:
             old.revoked_at = now
     if all(old.key_hash != hashed for old in keys):
+        other = await merchants.key_of_hash(session, hashed)
+        if other is not None:
+            raise ConfigError(
+                f"{SETTINGS_KEY}: is the API key {other.id} ({other.name}) already; choose another string"
+            )
         session.add(
             ApiKey(
                 id=new_id("key"),

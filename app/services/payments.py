@@ -9,16 +9,20 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.blockchain.wallet import NATIVE_BRANCH, TOKEN_BRANCH, AddressDeriver
+from app.core import metrics
 from app.core.clock import utc_now
 from app.core.errors import DuplicateOrder, FieldError, NotCancellable, NotFound
 from app.core.ids import new_id
-from app.db.base import Base
+from app.db.driver import QuickSession
 from app.db.models import DepositAddress, Payment, PaymentOption
-from app.db.repositories import addresses, chains, payments, webhooks
+from app.db.repositories import chains, payments, webhooks
 from app.db.repositories.payments import PaymentFilter, PaymentRecord
 from app.db.repositories.together import insert_together
+from app.db.repositories.webhooks import HeldEndpoint
+from app.services import idempotency
 from app.services.context import Context
 from app.services.decide import Change
+from app.services.idempotency import Claim, StoredAnswer
 from app.services.ledger import Cause, Story, deliveries_of, events_of, payment_state, store
 from app.services.quotes import Accepted, NewPayment, Price, Quote, Quoted, quote
 from app.services.views import PaymentView, payment_view
@@ -51,48 +55,37 @@ class Created:
 
 
 async def create(
-    context: Context, session: AsyncSession, deriver: AddressDeriver, merchant_id: str, quoted: Quoted, cause: Cause
-) -> Created:
-    """Give out a fresh address and write the payment, as quoted, with its `payment.created`.
+    context: Context,
+    deriver: AddressDeriver,
+    merchant_id: str,
+    quoted: Quoted,
+    cause: Cause,
+    claim: Claim | None = None,
+    has_endpoints: bool = True,
+) -> Created | StoredAnswer:
+    """Give out a fresh address and write the payment, as quoted, with its `payment.created` and the claim's answer.
 
-    Raises DuplicateOrder; nothing is written then.
+    All in one transaction of its own. When another request with the same claim has come first, its answer. A merchant
+    that had no endpoints when the request came has none to hold. Raises DuplicateOrder, IdempotencyMismatch.
     """
-    wanted, quotes = quoted.wanted, quoted.quotes
-    now = utc_now()
-    branch = NATIVE_BRANCH if any(each.asset.is_native for each in quotes) else TOKEN_BRANCH
-    index = await addresses.next_index(session)
-    address = deriver.address(branch, index)
-    payment = Payment(
-        id=new_id("pay"),
-        merchant_id=merchant_id,
-        deposit_address_id=index,
-        status="pending",
-        flags=[],
-        version=1,
-        option_position=0,
-        price_amount=quoted.price and quoted.price.amount,
-        price_currency=quoted.price and quoted.price.currency,
-        order_id=wanted.order_id,
-        description=wanted.description,
-        metadata_=wanted.metadata,
-        redirect_url=wanted.redirect_url,
-        webhook_url=wanted.webhook_url,
-        settled_by_sweep=False,
-        created_at=now,
-        expires_at=now + timedelta(seconds=quoted.expires_in_s),
-    )
-    options = [_option(payment.id, position, each) for position, each in enumerate(quotes)]
-    record = PaymentRecord(payment, address, options, [], quoted.tokens)
-    created = Story(record, [Change("payment.created", payment_state(context, record))])
-    [event] = events_of(context, created, cause, quoted.cursors, now)
-    deliveries = deliveries_of(payment, event, await webhooks.hold_endpoints(session, merchant_id), now)
-    deposit_address = DepositAddress(id=index, branch=branch, address=address, created_at=now)
-    rows = [deposit_address, payment, *options, event, *deliveries]
-    if wanted.order_id is None:
-        await insert_together(session, rows)
+    try:
+        async with context.db.quick_write(one_statement=not has_endpoints) as session:
+            endpoints = await webhooks.hold_endpoints(session, merchant_id) if has_endpoints else []
+            created = await _write(context, session, deriver, merchant_id, quoted, cause, claim, endpoints)
+    except IntegrityError as error:
+        # The unique indexes of open orders and of idempotency keys let one of several at once through.
+        if "order" not in str(error.orig) and "idempotency" not in str(error.orig):
+            raise
     else:
-        await _insert_for_order(session, merchant_id, wanted.order_id, rows)
-    return Created(event.data, bool(deliveries))
+        metrics.PAYMENT_EVENTS.labels("payment.created").inc()
+        return created
+    async with context.db.read() as reading:
+        answer = None if claim is None else await idempotency.find(reading, claim)
+        existing = await payments.find_by_order(reading, merchant_id, quoted.wanted.order_id)
+    if answer is not None:
+        return answer
+    message = f"order_id {quoted.wanted.order_id!r} already has the payment {existing or 'of a moment ago'}"
+    raise DuplicateOrder(message, [FieldError("order_id", message)])
 
 
 async def get(context: Context, session: AsyncSession, merchant_id: str, payment_id: str) -> PaymentView:
@@ -120,7 +113,7 @@ async def cancel(
 ) -> PaymentView:
     """Cancel a pending payment. Raises NotFound, or NotCancellable in any other status."""
     await _own(session, merchant_id, payment_id)
-    await payments.lock(session, [payment_id])
+    await payments.lock(session, [payment_id], and_their_rows=True)
     [record] = await payments.load(session, [payment_id])
     state = payment_state(context, record)
     if state.status != "pending":
@@ -144,25 +137,50 @@ async def _views(context: Context, session: AsyncSession, payment_ids: Sequence[
     return [payment_view(record, payment_state(context, record), cursors, url) for record in records]
 
 
-async def _insert_for_order(session: AsyncSession, merchant_id: str, order_id: str, rows: Sequence[Base]) -> None:
-    """As `insert_together`. Raises DuplicateOrder when the order has a payment already."""
-    await _refuse_second(session, merchant_id, order_id)
-    try:
-        async with session.begin_nested():
-            await insert_together(session, rows)
-    except IntegrityError as error:
-        if "order" not in str(error.orig):
-            raise
-        # Two at once with one order_id: the index lets one of them through. The other one says which, if it still can.
-        await _refuse_second(session, merchant_id, order_id)
-        raise DuplicateOrder(f"order_id {order_id!r} has just had another payment") from error
-
-
-async def _refuse_second(session: AsyncSession, merchant_id: str, order_id: str) -> None:
-    existing = await payments.find_by_order(session, merchant_id, order_id)
-    if existing is not None:
-        message = f"order_id {order_id!r} already has the payment {existing}"
-        raise DuplicateOrder(message, [FieldError("order_id", message)])
+async def _write(
+    context: Context,
+    session: QuickSession,
+    deriver: AddressDeriver,
+    merchant_id: str,
+    quoted: Quoted,
+    cause: Cause,
+    claim: Claim | None,
+    endpoints: Sequence[HeldEndpoint],
+) -> Created:
+    wanted, quotes = quoted.wanted, quoted.quotes
+    now = utc_now()
+    branch = NATIVE_BRANCH if any(each.asset.is_native for each in quotes) else TOKEN_BRANCH
+    index = await context.indexes.next(session)
+    address = deriver.address(branch, index)
+    payment = Payment(
+        id=new_id("pay"),
+        merchant_id=merchant_id,
+        deposit_address_id=index,
+        status="pending",
+        flags=[],
+        version=1,
+        option_position=0,
+        price_amount=quoted.price and quoted.price.amount,
+        price_currency=quoted.price and quoted.price.currency,
+        order_id=wanted.order_id,
+        holds_order=wanted.order_id is not None,
+        description=wanted.description,
+        metadata_=wanted.metadata,
+        redirect_url=wanted.redirect_url,
+        webhook_url=wanted.webhook_url,
+        settled_by_sweep=False,
+        created_at=now,
+        expires_at=now + timedelta(seconds=quoted.expires_in_s),
+    )
+    options = [_option(payment.id, position, each) for position, each in enumerate(quotes)]
+    record = PaymentRecord(payment, address, options, [], quoted.watched.tokens)
+    story = Story(record, [Change("payment.created", payment_state(context, record))])
+    [event] = events_of(context, story, cause, quoted.watched.cursors, now)
+    deliveries = deliveries_of(payment, event, endpoints, now)
+    deposit_address = DepositAddress(id=index, branch=branch, address=address, created_at=now)
+    answers = [] if claim is None else [idempotency.answered(claim, 201, event.data)]
+    await insert_together(session, [deposit_address, payment, *options, event, *deliveries, *answers])
+    return Created(event.data, bool(deliveries))
 
 
 def _option(payment_id: str, position: int, quoted: Quote) -> PaymentOption:

@@ -19,12 +19,10 @@ from app.core.errors import (
 )
 from app.core.money import MoneyError, Tolerance, parse_price, parse_tolerance, parse_units, price_units
 from app.core.rates import Rate, pair_of
-from app.db.models import ChainState, Token
-from app.db.repositories import chains
-from app.services import defaults
 from app.services.context import Context
 from app.services.defaults import Defaults
 from app.services.rates import find_rates
+from app.services.watched import Watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +83,7 @@ class Quoted:
     price: Price | None
     quotes: Sequence[Quote]
     expires_in_s: int
-    cursors: Mapping[int, ChainState]
-    tokens: dict[tuple[int, bytes], Token]
+    watched: Watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +97,17 @@ class _Asked:
     confirmations_required: int | None
 
 
-async def quote(context: Context, merchant_id: str, wanted: NewPayment) -> Quoted:
+async def quote(context: Context, merchant: Defaults, wanted: NewPayment) -> Quoted:
     """Check what is wanted, and find what each option asks for. Reads the database and asks for rates.
 
     Options of chains that are not watched, or without a fresh rate, are left out. Raises UnknownChain, UnknownToken,
     InvalidAmount, InvalidRequest; ChainUnavailable or RateUnavailable when no option is left.
     """
     asked = _check(context, wanted)
-    async with context.db.quick_read() as session:
-        merchant = await defaults.read(session, merchant_id)
-        cursors = await chains.list_states(session)
-        tokens = await chains.list_tokens(session, {chain.chain_id for chain, _ in asked.ways})
-    obstacles = [_obstacle(chain, asset, cursors, tokens) for chain, asset in asked.ways]
+    watched = await context.watched.find(context.db)
+    if any(_obstacle(watched, *way) for way in asked.ways):
+        watched = await context.watched.find(context.db, anew=True)
+    obstacles = [_obstacle(watched, *way) for way in asked.ways]
     ways = [way for way, obstacle in zip(asked.ways, obstacles, strict=True) if obstacle is None]
     if not ways:
         raise ChainUnavailable("; ".join(dict.fromkeys(each for each in obstacles if each is not None)))
@@ -122,7 +118,7 @@ async def quote(context: Context, merchant_id: str, wanted: NewPayment) -> Quote
         missing = ", ".join(dict.fromkeys(pair_of(asset.symbol, _currency(asked)) for _, asset in ways))
         raise RateUnavailable(f"there is no fresh rate for {missing}")
     expires_in_s = merchant.expires_in_s if wanted.expires_in_s is None else wanted.expires_in_s
-    return Quoted(wanted, asked.price, offered, expires_in_s, cursors, tokens)
+    return Quoted(wanted, asked.price, offered, expires_in_s, watched)
 
 
 # --- what was asked, by itself
@@ -223,12 +219,10 @@ def _units(amount: str, asset: Asset) -> int:
 # --- what it comes to
 
 
-def _obstacle(
-    chain: Chain, asset: Asset, cursors: Mapping[int, ChainState], tokens: Mapping[tuple[int, bytes], Token]
-) -> str | None:
+def _obstacle(watched: Watched, chain: Chain, asset: Asset) -> str | None:
     """Without a cursor the first payment could be mined before anybody looks; a halted chain sees nothing."""
-    state = cursors.get(chain.chain_id)
-    if state is None or (chain.chain_id, asset.address) not in tokens:
+    state = watched.cursors.get(chain.chain_id)
+    if state is None or (chain.chain_id, asset.address) not in watched.tokens:
         return f"chain {chain.name!r} is not watched yet: its node has not been checked"
     if state.halt_code is not None:
         return f"chain {chain.name!r} is halted: {state.halt_detail}"

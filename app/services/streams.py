@@ -58,7 +58,7 @@ class Streams:
         """A payment's events after `version`, as they come; None is a heartbeat. It ends after `STREAM_LIFE_S`."""
         ends_at = time.monotonic() + limits.STREAM_LIFE_S
         while not self._closed and time.monotonic() < ends_at:
-            async with self._db.quick_read() as session:
+            async with self._db.read() as session:
                 rows = await events.list_of_payment(session, payment_id, version, limits.PAGE_MAX)
             for row in rows:
                 version = row.version
@@ -95,7 +95,7 @@ class Streams:
         """Wake whoever waits for a payment that has changed, for as long as anybody waits."""
         while self._waiting:
             try:
-                async with self._db.quick_read() as session:
+                async with self._db.read() as session:
                     versions = await payments.versions(session, {waiter.payment_id for waiter in self._waiting})
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("streams wait for the database", reason=type(error).__name__)

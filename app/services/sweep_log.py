@@ -92,7 +92,7 @@ async def _views(session: AsyncSession, merchant_id: str, sweeps: Sequence[Sweep
     items = await sweep_log.list_items(session, merchant_id, ids)
     attempts = await sweep_log.list_attempts(session, ids)
     cursors = await chains.list_states(session)
-    tokens = await chains.list_tokens(session, {sweep.chain_id for sweep in sweeps})
+    tokens = await chains.list_tokens(session)
     return [_view(sweep, items.get(sweep.id, []), attempts.get(sweep.id, []), cursors, tokens) for sweep in sweeps]
 
 

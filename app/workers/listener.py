@@ -5,16 +5,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.core import limits
 from app.core.chains import Chain
 from app.core.logger import get_logger
-from app.core.queue import WakeUps
+from app.core.queue import LISTEN_TASK, WakeUps
 from app.services.blockchain.chains import prepare
 from app.services.blockchain.scanner import step
 from app.services.context import Context
+from app.workers.job import job
 
 log = get_logger(__name__)
 
@@ -29,18 +27,15 @@ class Listener:
     checked_at: dict[str, float] = field(default_factory=dict)
 
 
+@job(LISTEN_TASK)
 async def listen_for_payments(ctx: dict[str, Any], chain_name: str) -> None:
-    """Follow a chain for at most `LISTEN_BUDGET_S`; errors are logged, and the next tick tries again."""
+    """Follow a chain for at most `LISTEN_BUDGET_S`."""
     listener: Listener = ctx["listener"]
     chain = listener.context.by_name.get(chain_name)
     if chain is None:
         return  # a wake-up from before chains.yaml changed
-    with structlog.contextvars.bound_contextvars(task="listen_for_payments", chain=chain.name):
-        try:
-            if await _is_ready(listener, chain):
-                await _follow(listener, chain)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            log.error("step failed", reason=f"{type(error).__name__}: {error}")
+    if await _is_ready(listener, chain):
+        await _follow(listener, chain)
 
 
 async def _is_ready(listener: Listener, chain: Chain) -> bool:
@@ -65,7 +60,7 @@ async def _follow(listener: Listener, chain: Chain) -> None:
             outcome = await step(listener.context, chain)
         if outcome.changes:
             await listener.wake_ups.webhooks()
-        if outcome.halted:  # perhaps by another worker's check, and that worker may be gone: check again
+        if outcome.halted == "config":  # perhaps by another worker's check, and that worker may be gone: check again
             listener.ready.discard(chain.name)
         if outcome.problem is not None:
             log.warning("node not usable", reason=outcome.problem)

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -9,23 +11,24 @@ from typing import Any
 from arq.worker import Function, Worker, func
 from redis.exceptions import RedisError
 
-from app.core import limits, queue
+from app.core import limits, metrics, pulse, queue
 from app.core.chains import ChainsFile
 from app.core.config import Settings
 from app.core.logger import get_logger
 from app.core.netguard import guarded_client
 from app.core.queue import WakeUps
+from app.core.vitals import keep_vitals
+from app.services.blockchain.endpoints import ask_spares, tell_endpoints
 from app.services.blockchain.heads import follow_heads
 from app.services.blockchain.sweeper import swept_chains
 from app.services.context import open_context
 from app.workers.audit import backup_pass_task, reconcile_task
+from app.workers.job import Task
 from app.workers.listener import Listener, listen_for_payments
 from app.workers.sweeper import load_sweeper, sweep_funds
 from app.workers.webhook import Sender, housekeeping, send_webhook_task
 
 log = get_logger(__name__)
-
-Task = Callable[..., Awaitable[None]]
 
 TASKS: dict[str, dict[str, Task]] = {
     "listener": {
@@ -57,12 +60,16 @@ async def run_workers(
     client = guarded_client(context.guard)
     sender = Sender(context, client)
     ctx = {"listener": Listener(context, wake_ups), "sender": sender, "sweeper": sweeper}
-    running: list[Coroutine[Any, Any, None]] = [
-        _supervise(role, ctx, redis_url, stop) for role in TASKS if role in roles
-    ]
-    background: list[asyncio.Task[None]] = []
+    # Nobody takes the sweeper's jobs without a key, so that no heartbeat says that somebody does.
+    works = [role for role in TASKS if role in roles and (role != "sweeper" or sweeper is not None)]
+    running: list[Coroutine[Any, Any, object]] = [_supervise(role, ctx, redis_url, stop) for role in works]
+    running.append(stop.wait())
+    background = [asyncio.create_task(keep_vitals(wake_ups.redis, ",".join(sorted(roles))))]
     if "listener" in roles:
+        background.append(asyncio.create_task(tell_endpoints(context, wake_ups.redis)))
+        background.append(asyncio.create_task(ask_spares(context)))
         for chain in chains.enabled:
+            metrics.known_chain(chain.name)
             running.append(_tick(partial(wake_ups.listener, chain.name), chain.poll_interval_s, stop))
             running.append(_tick(partial(wake_ups.backup_pass, chain.name), limits.BACKUP_EVERY_S, stop))
             running.append(_tick(partial(wake_ups.reconcile, chain.name), limits.RECONCILE_EVERY_S, stop))
@@ -94,9 +101,28 @@ async def _tick(wake: Callable[[], Awaitable[None]], interval_s: float, stop: as
         await _pause(stop, interval_s)
 
 
+class _Worker(Worker):
+    """Its heartbeat is its own. arq's would be one key for all workers of the role, which any of them deletes."""
+
+    def __init__(self, role: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._role, self._id, self._beat_at = role, secrets.token_hex(8), float("-inf")
+
+    async def record_health(self) -> None:
+        if time.monotonic() - self._beat_at >= limits.HEARTBEAT_S:
+            self._beat_at = time.monotonic()
+            await pulse.beat(self.pool, self._role, self._id)
+
+    async def close(self) -> None:
+        with contextlib.suppress(RedisError, OSError):
+            await pulse.stop(self.pool, self._role, self._id)
+        await super().close()
+
+
 async def _supervise(role: str, ctx: dict[str, Any], redis_url: str, stop: asyncio.Event) -> None:
     while not stop.is_set():
-        worker = Worker(
+        worker = _Worker(
+            role,
             functions=_functions(role),
             queue_name=queue.queue_name(role),
             redis_pool=queue.connect(redis_url),
@@ -105,8 +131,6 @@ async def _supervise(role: str, ctx: dict[str, Any], redis_url: str, stop: async
             job_timeout=JOB_TIMEOUT_S[role],
             keep_result=0,
             poll_delay=limits.JOB_POLL_S,
-            health_check_interval=limits.HEARTBEAT_S,
-            health_check_key=queue.heartbeat_key(role),
             ctx=dict(ctx),
             log_results=False,
         )
@@ -120,9 +144,10 @@ async def _supervise(role: str, ctx: dict[str, Any], redis_url: str, stop: async
             [ended] = await asyncio.gather(running, return_exceptions=True)
         if isinstance(ended, RedisError | OSError):
             log.warning("worker lost redis", role=role, reason=type(ended).__name__)
-        elif isinstance(ended, BaseException) and not (isinstance(ended, asyncio.CancelledError) and stop.is_set()):
-            raise ended
+        elif isinstance(ended, BaseException) and not stop.is_set():
+            raise ended  # at the stop arq's loop sometimes takes one more turn, on the pool that it has closed
         await _pause(stop, limits.WORKER_RESTART_S)
+    log.info("worker stopped", role=role)
 
 
 def _functions(role: str) -> Sequence[Function]:

@@ -3,14 +3,12 @@
 import asyncio
 from typing import Any
 
-import structlog
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.core import limits
-from app.core.errors import ConfigError
 from app.core.logger import get_logger
+from app.core.queue import SWEEP_TASK
 from app.services.blockchain.sweeper import Sweeper, open_sweeper, sweep_round, swept_chains
 from app.services.context import Context
+from app.workers.job import job
 
 log = get_logger(__name__)
 
@@ -27,18 +25,15 @@ async def load_sweeper(context: Context) -> Sweeper | None:
     return sweeper
 
 
-async def sweep_funds(ctx: dict[str, Any], chain_name: str) -> None:
-    """One round of a chain; errors are logged, and the next tick tries again."""
-    sweeper: Sweeper | None = ctx["sweeper"]
-    chain = sweeper.context.by_name.get(chain_name) if sweeper is not None else None
-    if sweeper is None or chain is None or chain.sweep.mode == "off":
-        return  # a wake-up from before chains.yaml changed
-    with structlog.contextvars.bound_contextvars(task="sweep_funds", chain=chain.name):
-        try:
-            async with asyncio.timeout(limits.SWEEP_ROUND_TIMEOUT_S):
-                outcome = await sweep_round(sweeper, chain)
-        except (SQLAlchemyError, OSError, TimeoutError, ConfigError) as error:
-            log.error("round failed", reason=f"{type(error).__name__}: {error}")
-            return
-        if sweeper.memory(chain).news("problem", outcome.problem):
-            log.warning("round put off", reason=outcome.problem)
+@job(SWEEP_TASK)
+async def sweep_funds(ctx: dict[str, Any], chain_name: str) -> str | None:
+    """One round of a chain."""
+    sweeper: Sweeper = ctx["sweeper"]
+    chain = sweeper.context.by_name.get(chain_name)
+    if chain is None or chain.sweep.mode == "off":
+        return None  # a wake-up from before chains.yaml changed
+    async with asyncio.timeout(limits.SWEEP_ROUND_TIMEOUT_S):
+        outcome = await sweep_round(sweeper, chain)
+    if sweeper.memory(chain).news("problem", outcome.problem):
+        log.warning("round put off", reason=outcome.problem)
+    return outcome.problem if outcome.ready else None

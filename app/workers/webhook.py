@@ -9,10 +9,12 @@ import structlog
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from app.core import limits
-from app.core.logger import get_logger
+from app.core.logger import get_logger, report_error
+from app.core.queue import HOUSEKEEPING_TASK, WEBHOOK_TASK
 from app.services.context import Context
 from app.services.idempotency import forget_old
 from app.services.webhook import DueDelivery, Outcome, claim, record, send
+from app.workers.job import job
 
 log = get_logger(__name__)
 
@@ -38,6 +40,7 @@ class Sender:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop` is set; what is under way may end within `WORKER_STOP_S`, then gives its leases back."""
+        structlog.contextvars.bind_contextvars(task=WEBHOOK_TASK)  # of this asyncio task alone, and those it makes
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self.wake())
         try:
@@ -80,7 +83,7 @@ class Sender:
         try:
             await record(self.context, ended)
         except (DataError, IntegrityError, ProgrammingError) as error:  # would fail again; the leases end by themselves
-            log.error("recording webhooks failed", deliveries=[each.delivery.id for each in ended], exc_info=error)
+            report_error(log, error, deliveries=[each.delivery.id for each in ended])
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             log.error("recording webhooks failed", reason=f"{type(error).__name__}: {error}")
             return False
@@ -88,6 +91,7 @@ class Sender:
         return True
 
     async def _send(self, delivery: DueDelivery) -> None:
+        structlog.contextvars.bind_contextvars(payment=delivery.payment_id, delivery=delivery.id)
         try:
             self._ended.append(Outcome(delivery, await send(self.context, self._client, delivery)))
         except asyncio.CancelledError:
@@ -97,7 +101,7 @@ class Sender:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("sending a webhook failed", exc_info=error)
+            report_error(log, error)
         self.wake()  # its receiver has room for the next one
 
     async def _rest(self) -> None:
@@ -105,18 +109,16 @@ class Sender:
             await asyncio.wait_for(self._woken.wait(), limits.WEBHOOK_TICK_S)
 
 
+@job(WEBHOOK_TASK)
 async def send_webhook_task(ctx: dict[str, Any]) -> None:
     """Something may be due."""
     sender: Sender = ctx["sender"]
     sender.wake()
 
 
+@job(HOUSEKEEPING_TASK)
 async def housekeeping(ctx: dict[str, Any]) -> None:
     """Forget what is no longer needed: the answers of old idempotency keys."""
     sender: Sender = ctx["sender"]
-    with structlog.contextvars.bound_contextvars(task="housekeeping"):
-        try:
-            async with sender.context.db.write() as session:
-                await forget_old(session)
-        except (SQLAlchemyError, OSError) as error:
-            log.error("housekeeping failed", reason=f"{type(error).__name__}: {error}")
+    async with sender.context.db.write() as session:
+        await forget_old(session)

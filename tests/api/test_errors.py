@@ -1,6 +1,7 @@
 """Goal: every failure, the house's own too, is a problem with a request id, and the service is well again after it."""
 
 import asyncio
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import text, update
+from sqlalchemy.exc import IntegrityError
+from structlog.processors import format_exc_info
 
 from app.core import limits
-from app.db.models import ChainState
+from app.core.logger import redact
+from app.db.models import ChainState, Payment
 from app.services.gateway import Gateway
 from app.services.payments import create as create_in_service
 from tests.support.gateway import Devnet, client_of, create_payment, open_gateway, row_counts
@@ -202,3 +206,20 @@ async def test_redis_may_be_away_while_payments_are_made(db_url: str, devnet: De
         ready = await client.get("/health/ready")
         assert ready.status_code == 503
         assert [check["name"] for check in ready.json()["checks"] if check["status"] == "down"] == ["redis"]
+
+
+async def test_a_row_that_the_database_refuses_is_not_logged(gateway: Gateway, client: httpx.AsyncClient) -> None:
+    """PostgreSQL's own words hold the whole row."""
+    payment = await create_payment(client, metadata={"card": "4242\n4242"}, description="for Jane Doe")
+
+    async def refused() -> None:
+        async with gateway.context.db.write() as session:
+            await session.execute(update(Payment).where(Payment.id == payment["id"]).values(status=None))
+
+    with pytest.raises(IntegrityError) as caught:
+        await refused()
+    event = redact(None, "error", format_exc_info(None, "error", {"exc_info": caught.value}))
+    assert "IntegrityError" in event["exception"]
+    assert "UPDATE payments" in event["exception"]
+    assert not re.search("4242|Jane", event["exception"])
+    assert not re.search("4242|Jane", str(redact(None, "error", {"reason": str(caught.value)})))

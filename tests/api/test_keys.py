@@ -1,19 +1,28 @@
 """Goal: a key does what its scopes say, for its merchant alone, until it is revoked."""
 
 import asyncio
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+from app.api.openapi import api_routes, scope_of
 from app.core.clock import utc_now
 from app.db.models import ApiKey
 from app.services.gateway import Gateway
 from app.services.keys import SCOPES
+from server import create_app
 from tests.support.gateway import API_KEY, add_merchant, client_of, create_payment
 from tests.support.problems import read_problem
 
+ROUTES = sorted(
+    (method, route.path or "", scope)
+    for route in api_routes(create_app())
+    for method in route.methods or ()
+    if (scope := scope_of(route)) is not None
+)
 VIEW = {"id", "object", "name", "scopes", "created_at", "last_used_at", "revoked_at"}
 
 
@@ -74,6 +83,21 @@ async def test_a_key_does_what_its_scope_says_and_nothing_else(
                 assert answer.is_success, (needed, answer.text)
             else:
                 assert needed in read_problem(answer, 403, "forbidden")["detail"]
+
+
+@pytest.mark.parametrize(("method", "path", "needed"), ROUTES, ids=str)
+async def test_a_route_is_closed_to_a_key_without_its_scope_and_open_with_it(
+    shared_gateway: Gateway, method: str, path: str, needed: str
+) -> None:
+    other = [scope for scope in SCOPES if scope not in (needed, "admin")]
+    async with client_of(shared_gateway) as admin:
+        without, with_it = await make(admin, *other), await make(admin, needed)
+    nothing = re.sub(r"\{[^}]*\}", "pay_01J00000000000000000000000", path)
+    async with client_of(shared_gateway, without["key"]) as theirs:
+        problem = read_problem(await theirs.request(method, nothing, json={}), 403, "forbidden")
+        assert needed in problem["detail"]
+    async with client_of(shared_gateway, with_it["key"]) as theirs:
+        assert (await theirs.request(method, nothing, json={})).status_code in (200, 404, 422)
 
 
 async def test_a_revoked_key_is_refused_at_once(client: httpx.AsyncClient, gateway: Gateway) -> None:

@@ -165,6 +165,19 @@ async def test_a_tiers_currency_that_is_the_prices_own_comes_first(client: httpx
     assert (await create_payment(client, token="ETH", amount="0.02"))["confirmations_required"] == 8
 
 
+async def test_money_survives_at_78_digits(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    digits = "9" * 77 + "." + "9" * 77
+    merchant = await change(
+        client,
+        tolerance=digits,
+        confirmation_tiers=[{"up_to": digits, "currency": "USD", "confirmations": 1}],
+        confirmations_required=12,
+    )
+    assert (merchant["tolerance"], merchant["confirmation_tiers"][0]["up_to"]) == (digits, digits)
+    assert (await priced(client, digits[:70], USDC))["confirmations_required"] == 1
+    assert await tolerated(gateway, await create_payment(client)) == [0]  # more than all: nothing
+
+
 def tier(**changed: Any) -> dict[str, Any]:
     return {"confirmation_tiers": [TIERS[0], {"up_to": "200", "currency": "USD", "confirmations": 2} | changed]}
 

@@ -45,7 +45,13 @@ def test_every_call_of_the_contract_is_there() -> None:
         *("POST /v1/payments", "GET /v1/payments", "GET /v1/payments/{payment_id}", "GET /v1/events", "GET /v1/chains"),
         *("POST /v1/payments/{payment_id}/cancel", "GET /v1/payments/{payment_id}/events"),
         *("GET /v1/payments/{payment_id}/stream", "GET /v1/keys", "POST /v1/keys", "DELETE /v1/keys/{key_id}"),
-        *("GET /v1/merchant", "PATCH /v1/merchant", "POST /v1/webhook_endpoints", "GET /v1/webhook_deliveries"),
+        *("GET /v1/merchant", "PATCH /v1/merchant", "GET /v1/sweeps", "GET /v1/sweeps/{sweep_id}"),
+        *(f"{method} /v1/webhook_endpoints" for method in ("POST", "GET")),
+        *(f"{method} /v1/webhook_endpoints/{{endpoint_id}}" for method in ("GET", "PATCH", "DELETE")),
+        *(f"POST /v1/webhook_endpoints/{{endpoint_id}}/{what}" for what in ("rotate_secret", "test")),
+        *("GET /v1/webhook_deliveries", "POST /v1/webhook_deliveries/replay"),
+        *("POST /v1/webhook_deliveries/{delivery_id}/replay", "GET /health", "GET /health/live", "GET /health/ready"),
+        "GET /metrics",
     }
 
 
@@ -69,6 +75,21 @@ def test_each_operation_says_what_can_go_wrong(path: str, method: str, operation
     assert ("requestBody" in operation) == ("400" in codes)
     assert (method != "get") == ("413" in codes)
     assert operation["summary"]
+
+
+def test_a_call_that_may_be_retried_says_how_its_answers_tell() -> None:
+    retried = {
+        f"{method.upper()} {path}": operation
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+        if any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ()))
+    }
+    posts = {f"POST {path}" for path, methods in DOCUMENT["paths"].items() if "post" in methods}
+    assert set(retried) == posts - {"POST /v1/webhook_endpoints/{endpoint_id}/test"}
+    for operation in retried.values():
+        [success] = [answer for status, answer in operation["responses"].items() if status.startswith("2")]
+        assert "Idempotent-Replayed" in success["headers"]
+        assert ("idempotency_key_reused" in codes_of(operation)["422"]) == ("requestBody" in operation)
 
 
 def test_creating_a_payment_documents_every_code_of_its_own() -> None:

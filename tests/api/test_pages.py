@@ -174,3 +174,8 @@ async def test_the_trail_is_narrowed_by_each_filter(client: httpx.AsyncClient) -
     assert await found(created_after=one["created_at"]) == everything
     assert await found(created_after=other["created_at"], type="payment.created") == [(other["id"], "payment.created")]
     assert (await client.get("/v1/events", params={"type": "payment.exploded"})).status_code == 422
+
+    endpoint = (await client.post("/v1/webhook_endpoints", json={"url": "http://127.0.0.1:9/"})).json()
+    await client.patch(f"/v1/webhook_endpoints/{endpoint['id']}", json={"enabled": False})
+    [disabled] = (await client.get("/v1/events", params={"type": "webhook_endpoint.disabled"})).json()["data"]
+    assert (disabled["payment_id"], disabled["data"]["id"]) == (None, endpoint["id"])

@@ -231,7 +231,8 @@ async def test_only_a_pending_payment_can_be_cancelled(
 async def set_status(gateway: Gateway, payment_id: str, status: str) -> None:
     """As if the watcher had seen what leads there."""
     async with gateway.context.db.write() as session:
-        (await session.get_one(Payment, payment_id)).status = status
+        payment = await session.get_one(Payment, payment_id)
+        payment.status, payment.holds_order = status, status != "expired"
 
 
 # --- one payment per order

@@ -19,11 +19,15 @@ from tests.support.problems import read_problem
 from tests.support.redis import RedisServer
 
 LIMIT = 5
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
-async def limited(db_url: str, redis_url: str, devnet: Devnet) -> AsyncIterator[Gateway]:
-    """A gateway with a window that no test outlives."""
+async def limited(
+    db_url: str, redis_url: str, devnet: Devnet, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Gateway]:
+    """A gateway with a window that no test outlives, which counts however slow the machine is."""
+    monkeypatch.setattr(limits, "RATE_LIMIT_TIMEOUT_S", 60.0)
     async with open_gateway(
         db_url, redis_url, devnet.chain(), rate_limit=f"{LIMIT}/hour", trusted_proxies="10.0.0.0/8"
     ) as gateway:
@@ -68,6 +72,25 @@ async def test_without_a_key_the_address_is_counted(limited: Gateway, path: str)
     async with peer(limited, "192.0.2.1") as one, peer(limited, "192.0.2.2") as other:
         await use_up(one, path, status)
         assert (await other.get(path)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status"),
+    [
+        ("GET", "/v1/nothing", b"", 404),
+        ("DELETE", "/v1/chains", b"", 405),
+        ("POST", "/v1/payments", b"{", 400),
+    ],
+)
+async def test_what_is_refused_before_a_key_is_asked_for_counts_against_the_address(
+    limited: Gateway, method: str, path: str, content: bytes, status: int
+) -> None:
+    async with peer(limited, "192.0.2.1") as one, peer(limited, "192.0.2.2") as other:
+        answers = [await one.request(method, path, content=content, headers=JSON) for _ in range(LIMIT + 1)]
+        assert [answer.status_code for answer in answers] == [status] * LIMIT + [429]
+        read_problem(answers[-1], 429, "rate_limited")
+        assert int(answers[-1].headers["retry-after"]) > 3_500
+        assert (await other.request(method, path, content=content, headers=JSON)).status_code == status
 
 
 async def test_keys_that_are_made_up_count_against_the_address(limited: Gateway) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from app.core.clock import utc_now
 from app.core.evm import NATIVE_ASSET, checksum, to_bytes20
 from app.core.ids import new_id
-from app.db.models import Sweep, SweepAttempt, SweepItem
+from app.db.models import Outflow, Sweep, SweepAttempt, SweepItem
 from app.services.gateway import Gateway
 from tests.support.gateway import CHAIN_ID, Devnet, add_merchant, client_of, create_payment
 from tests.support.problems import read_problem
@@ -129,6 +130,45 @@ async def test_a_sweep_has_every_field_of_the_contract(
             {"tx_hash": "0x" + "0701" * 16, "max_fee": "3000000000"},
         ],
     }
+
+
+async def test_money_survives_at_78_digits(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    largest = 2**256 - 1
+    ether = f"{largest // 10**18}.{largest % 10**18:018}".rstrip("0")
+    payment = await create_payment(client, token="ETH", amount="1")
+    sweep_id = await add_sweep(
+        gateway, 1, NATIVE_ASSET, payment, kind="native", gas_price_units=largest, fee_units=largest
+    )
+    async with gateway.context.db.write() as session:
+        await session.execute(update(SweepItem).values(amount_units=largest, moved_units=largest))
+        await session.execute(update(SweepAttempt).values(max_fee_units=largest))
+        session.add(
+            Outflow(
+                payment_id=payment["id"],
+                chain_id=CHAIN_ID,
+                block_number=19,
+                block_hash=b"\xbb" * 32,
+                block_time=utc_now(),
+                tx_index=0,
+                position="tx",
+                sender=to_bytes20(payment["address"]),
+                treasury=TREASURY,
+                asset=NATIVE_ASSET,
+                amount_units=largest,
+                fee_units=largest,
+                covers_units=largest,
+                tx_hash=bytes([1, 1]) * 16,
+                canonical=True,
+                verified=True,
+            )
+        )
+    sweep = (await client.get(f"{PATH}/{sweep_id}")).json()
+    [item], [at_treasury] = sweep["items"], (await client.get(f"/v1/payments/{payment['id']}")).json()["sweeps"]
+    assert [sweep["gas_price"], sweep["fee_units"], item["amount_units"], item["moved_units"]] == [str(largest)] * 4
+    assert {attempt["max_fee"] for attempt in sweep["attempts"]} == {str(largest)}
+    assert [at_treasury["amount_units"], at_treasury["fee_units"]] == [str(largest)] * 2
+    assert [sweep["fee"], item["amount"], at_treasury["amount"]] == [ether] * 3
+    assert at_treasury["sweep_id"] == sweep_id
 
 
 async def test_what_is_not_mined_yet_has_its_last_attempts_hash_and_no_receipt(

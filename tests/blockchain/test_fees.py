@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.blockchain.errors import InvalidAnswerError
-from app.blockchain.fees import Fees, bumped, l1_fee_wei, paid_wei, read_fees
+from app.blockchain.fees import Fees, add_prices, bumped, l1_fee_wei, paid_wei, read_fees
 from app.blockchain.rpc import Endpoint
 from app.blockchain.signer import Action, Signer
 from app.blockchain.wallet import NATIVE_BRANCH
 from app.blockchain.wire import RawReceipt
 from app.core.evm import checksum
 from tests.support.anvil import Anvil
-from tests.support.node import ScriptedNode, failure, result
+from tests.support.node import ScriptedNode, answered, failure, result
 from tests.support.sending import send
 
 GWEI = 10**9
@@ -124,3 +124,26 @@ def test_what_was_paid_is_gas_at_its_price_and_the_fee_for_the_bytes() -> None:
     receipt.effectiveGasPrice = None
     with pytest.raises(InvalidAnswerError):
         paid_wei(receipt)
+
+
+@pytest.mark.parametrize(
+    ("told", "price"),
+    [
+        ({"hash": "0x01", "gasPrice": "0x3"}, "0x3"),
+        ({"hash": "0x02", "gasPrice": "0x3"}, None),
+        ({"hash": "0x01"}, None),
+        (None, None),
+    ],
+)
+async def test_a_price_that_a_receipt_lacks_is_that_of_its_own_transaction(
+    told: dict[str, str] | None, price: str | None
+) -> None:
+    receipt = RawReceipt(transactionHash="0x01", blockHash="0x02", blockNumber="0x1")
+    whole = RawReceipt(transactionHash="0x02", blockHash="0x02", blockNumber="0x1", effectiveGasPrice="0x5")
+    async with ScriptedNode(lambda payload: answered(payload, lambda _call: told)) as node:
+        endpoint = Endpoint(node.url)
+        await add_prices(endpoint, [None, whole, receipt])
+        await add_prices(endpoint, [None, whole])
+        await endpoint.close()
+        assert [call["params"] for call in node.calls("eth_getTransactionByHash")] == [["0x01"]]
+    assert (receipt.effectiveGasPrice, whole.effectiveGasPrice) == (price, "0x5")

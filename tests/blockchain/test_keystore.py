@@ -35,6 +35,25 @@ def test_the_file_is_for_its_owner_and_holds_neither_words_nor_an_address(keysto
     assert not set(words.split()) & set(keystore.read_text().split())
 
 
+def test_a_write_that_breaks_off_leaves_no_keystore_and_the_next_one_makes_it(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "wallet.json"
+
+    def killed(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_keystore(path, words, PASSWORD)
+    assert not path.exists()
+    (tmp_path / ".wallet.json.draft").write_text("half a key")  # what a kill -9 leaves
+    write_keystore(path, words, PASSWORD)
+    assert read_keystore(path, PASSWORD) == words
+    assert [each.name for each in tmp_path.iterdir()] == ["wallet.json"]
+
+
 def test_its_password_opens_it_and_another_does_not(keystore: Path, words: str) -> None:
     assert read_keystore(keystore, PASSWORD) == words
     with pytest.raises(ConfigError, match="PAYWATCH_KEYSTORE_PASSWORD"):

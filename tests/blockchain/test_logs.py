@@ -152,10 +152,11 @@ async def test_a_dead_second_endpoint_costs_nothing(anvil: Anvil, token: str, pa
         assert paid(await fetch_run(first, *paid_blocks, [raw(token)], True, second)) == [5, 7]
 
 
-async def test_a_bloom_of_zeros_never_asks(anvil: Anvil, token: str, paid_blocks: tuple[int, int]) -> None:
+@pytest.mark.parametrize("zeros", ["0x" + "00" * 256, "0x0", "0x"])
+async def test_a_bloom_of_zeros_never_asks(anvil: Anvil, token: str, paid_blocks: tuple[int, int], zeros: str) -> None:
     def zero_bloom(call: Call, answer: Call) -> Call:
         if call["method"] == "eth_getBlockByNumber":
-            return answer | {"result": answer["result"] | {"logsBloom": "0x" + "00" * 256}}
+            return answer | {"result": answer["result"] | {"logsBloom": zeros}}
         return no_logs(call, answer)
 
     async with (

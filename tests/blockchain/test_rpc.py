@@ -20,6 +20,7 @@ from app.blockchain.logs import fetch_logs
 from app.blockchain.rpc import AdaptiveSize, Endpoint
 from app.blockchain.wire import RawBlock, RawHeader
 from app.core import limits
+from tests.support.exposition import counted
 from tests.support.node import ScriptedNode, answered, failure, result
 
 Script = Callable[[Any], web.Response]
@@ -104,6 +105,8 @@ def expected(count: int) -> list[str]:
         pytest.param(text("[]"), InvalidAnswerError, id="list for an object"),
         pytest.param(text('{"jsonrpc":"2.0","id":5,"result":"0x1"}'), InvalidAnswerError, id="another id"),
         pytest.param(text('{"jsonrpc":"2.0","result":"0x1"}'), InvalidAnswerError, id="no id"),
+        pytest.param(text("[" * 100_000), InvalidAnswerError, id="nested"),
+        pytest.param(text('{"id":0,"more":' + "[" * 100_000), InvalidAnswerError, id="nested elsewhere"),
     ],
 )
 async def test_what_may_pass_is_tried_three_times_and_no_more(
@@ -392,3 +395,45 @@ async def test_a_node_that_refuses_even_one_block_is_an_error(node: ScriptedNode
     with pytest.raises(RangeTooWideError):
         await fetch_logs(endpoint, None, headers, blocks, [TOKEN], by_range=True)
     assert len(node.bodies) == 7
+
+
+# --- what is counted
+
+
+def requests_counted(endpoint: Endpoint, outcome: str, method: str = "eth_getThing") -> float:
+    labels = {"chain": endpoint.chain, "endpoint": endpoint.label, "method": method, "outcome": outcome}
+    return counted("paywatch_rpc_request_seconds_count", **labels)
+
+
+async def test_each_request_is_counted_by_what_came_of_it_and_each_call_as_one(
+    node: ScriptedNode, pauses: list[float]
+) -> None:
+    """The URL's key shows nowhere; a batch is one request and as many calls."""
+    endpoint = Endpoint(f"{node.url}/v2/secret-key", "counted", 1)
+    assert endpoint.label == f"#1 {node.url}"
+    node.script = in_turn(status(500), status(429), fine)
+    assert await endpoint.batch(str, numbered(7)) == expected(7)
+    outcomes = ("transient", "rate_limited", "ok")
+    assert [requests_counted(endpoint, outcome) for outcome in outcomes] == [1, 1, 1]
+    calls = {"chain": "counted", "endpoint": endpoint.label, "method": "eth_getThing"}
+    assert counted("paywatch_rpc_calls_total", **calls) == 21
+    node.script = lambda payload: answered(payload, lambda _: 7)
+    with pytest.raises(InvalidAnswerError):
+        await endpoint.call(str, "eth_getThing")
+    assert requests_counted(endpoint, "invalid_answer") == limits.RPC_ATTEMPTS
+    await endpoint.close()
+
+
+async def test_a_node_that_hangs_is_a_timeout(node: ScriptedNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RPC_TIMEOUT_S", 0.05)
+    endpoint = Endpoint(node.url, "hanging")
+
+    async def hang(_: Any) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(node, "respond", hang)
+    with pytest.raises(TransientError):
+        await endpoint.call(str, "eth_getThing")
+    assert requests_counted(endpoint, "timeout") == 1
+    await endpoint.close()

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from app.services.wallet import configured_mnemonic, deposit_xpub, new_wallet
 from demo.gateway import Gateway
 from devnet.ports import free_port
 from tests.support.anvil import Anvil
+from tests.support.forks import Answer, python
 from tests.support.receiver import Receiver
 
 CHAINS = """\
@@ -31,27 +31,10 @@ chains:
 """
 
 
-@dataclass(frozen=True)
-class Answer:
-    code: int
-    out: str
-    error: str
-
-
-async def paywatch(folder: Path, *arguments: str, **variables: str) -> Answer:
+async def paywatch(folder: Path, *arguments: str, given: str = "", **variables: str) -> Answer:
     """Run the command in `folder`, with no setting but `variables` and what the folder holds."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PAYWATCH_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app.cli", *arguments),
-        cwd=folder,
-        env=inherited | {"PYTHONPATH": str(Path(__file__).parents[2])} | variables,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, error = await process.communicate()
-    assert process.returncode is not None
-    return Answer(process.returncode, out.decode(), error.decode())
+    return await python("-m", "app.cli", *arguments, cwd=folder, env=inherited | variables, given=given)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -68,6 +51,22 @@ async def test_a_new_wallet_has_24_words_and_the_xpub_of_its_account(tmp_path: P
     assert len(wallet["mnemonic"].split()) == 24
     assert wallet["xpub"] == account_xpub(wallet["mnemonic"])
     assert names_in(tmp_path) == []  # it is stored nowhere
+
+
+async def test_a_wallet_comes_back_from_its_words(tmp_path: Path) -> None:
+    made = json.loads((await paywatch(tmp_path, "keys", "init", "--json")).out)
+    init = ("keys", "init", "--words", "--keystore", "wallet.json")
+    password = {"PAYWATCH_KEYSTORE_PASSWORD": "correct horse battery"}
+    answer = await paywatch(tmp_path, *init, given=f"{made['mnemonic'].upper()}\n", **password)
+    assert answer.code == 0
+    assert made["xpub"] in answer.out
+    assert not set(made["mnemonic"].split()) & set(answer.out.split()[:20])  # whoever has them need not see them
+    shown = await paywatch(tmp_path, "keys", "words", PAYWATCH_KEYSTORE_FILE="wallet.json", **password)
+    assert [word for word in shown.out.split() if word.isalpha()] == made["mnemonic"].split()
+    refused = await paywatch(tmp_path, *init, given="twelve words that are none", **password)
+    assert (refused.code, refused.out) == (1, "")
+    assert "mnemonic" in refused.error
+    assert "twelve" not in refused.error
 
 
 async def test_the_words_are_shown_once_with_what_to_put_where(tmp_path: Path) -> None:
@@ -134,7 +133,7 @@ async def test_a_running_installation_is_shown_as_a_table_and_as_json(tmp_path: 
     assert "Webhooks due: 0" in table.out
     [chain] = found.pop("chains")
     assert (chain["name"], chain["state"], chain["cursor"], chain["lag_blocks"]) == ("devnet", "ok", 1, 0)
-    assert found == {"payments": {"pending": 2}, "webhooks_due": 0}
+    assert found == {"payments": {"pending": 2}, "webhooks_due": 0, "pauses": []}
 
 
 async def test_the_first_merchants_secret_verifies_what_comes_to_a_payments_own_url(

@@ -8,10 +8,12 @@ from app.blockchain.signer import Signer
 from app.core.evm import checksum
 from app.db.models import ChainState, Sweep
 from app.services.blockchain.sweeper import Sweeper
-from tests.cli.test_cli import Answer, paywatch
+from tests.cli.test_cli import paywatch
 from tests.services.blockchain.conftest import OpenWatch
 from tests.services.blockchain.sweeping import GAS_MONEY, TREASURY, WORDS, OpenSwept, Swept, sweep_policy
 from tests.services.blockchain.watch import chain_yaml
+from tests.support.forks import Answer
+from tests.support.secrets import SECRET_KEY
 
 
 async def run(swept: Swept, folder: Path, *arguments: str, **changed: str) -> Answer:
@@ -19,7 +21,7 @@ async def run(swept: Swept, folder: Path, *arguments: str, **changed: str) -> An
     settings = {
         "PAYWATCH_DATABASE_URL": swept.watch.context.settings.database_url,
         "PAYWATCH_REDIS_URL": "redis://never-asked",
-        "PAYWATCH_SECRET_KEY": "k" * 32,
+        "PAYWATCH_SECRET_KEY": SECRET_KEY,
         "PAYWATCH_MNEMONIC": WORDS,
     }
     return await paywatch(folder, *arguments, **(settings | changed))
@@ -52,7 +54,11 @@ async def test_a_dry_run_shows_the_plan_with_its_costs_and_signs_nothing(open_sw
 async def test_the_contracts_can_be_deployed_beforehand(open_swept: OpenSwept, tmp_path: Path) -> None:
     async with open_swept() as swept:
         await swept.watch.anvil.set_automine(True)
+        shown = await run(swept, tmp_path, "contracts", "deploy", "--chain", "devnet", "--dry-run")
+        assert shown.out == "would deploy what is missing of the sweep's contracts on devnet, which costs gas\n"
+        assert shown.error == ""
         answer = await run(swept, tmp_path, "contracts", "deploy", "--chain", "devnet")
+        assert "contracts deployed by an operator" in answer.error
         contracts = swept.contracts
         assert answer.error.count("sweep signed") == 2
         collector, delegate = checksum(contracts.collector), checksum(contracts.delegate)
@@ -69,9 +75,16 @@ async def test_only_a_frozen_sweep_is_released(open_swept: OpenSwept, tmp_path: 
         assert (answer.code, answer.error) == (1, f"sweep {sweep.id} is signed; only a frozen one is released\n")
         async with swept.watch.context.db.write() as session:
             await session.execute(update(Sweep).values(status="frozen"))
-        answer = await run(swept, tmp_path, "sweep", "release", sweep.id)
+        dry = await run(swept, tmp_path, "sweep", "release", sweep.id, "--dry-run")
+        assert (dry.code, dry.out.startswith(f"would release {sweep.id}")) == (0, True)
+        refused = await run(swept, tmp_path, "sweep", "release", sweep.id)
+        assert (refused.code, "add --yes" in refused.error) == (1, True)
+        assert [status for _, status, *_ in await swept.story()] == ["frozen"]
+        answer = await run(swept, tmp_path, "sweep", "release", sweep.id, "--yes")
         assert (answer.code, answer.out) == (0, f"released {sweep.id}\n")
         assert [status for _, status, *_ in await swept.story()] == ["released"]
+        again = await run(swept, tmp_path, "sweep", "release", sweep.id, "--yes")
+        assert (again.code, again.out) == (0, f"nothing to do: {sweep.id} is released already\n")
 
 
 async def test_without_a_private_key_it_says_where_to_run_it(open_swept: OpenSwept, tmp_path: Path) -> None:

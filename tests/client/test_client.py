@@ -55,11 +55,12 @@ async def run(code: str, url: str) -> str:
 
 async def test_the_quickstart_runs_as_written(url: str) -> None:
     quickstart, with_async, _ = BLOCKS
-    printed = (await run(quickstart, url)).splitlines()
-    assert re.fullmatch(r"send 25 USDC to 0x[0-9a-fA-F]{40}", printed[0])
     promised = re.findall(r"```text\n(.*?)```", (CLIENT / "README.md").read_text(), re.DOTALL)[0].splitlines()
-    assert printed[1:] == promised[1:]
-    assert await run(with_async, url) == "A-3001 cancelled\n"
+    for _ in range(2):  # people run it again
+        printed = (await run(quickstart, url)).splitlines()
+        assert re.fullmatch(r"send 25 USDC to 0x[0-9a-fA-F]{40}", printed[0])
+        assert printed[1:] == promised[1:]
+    assert re.fullmatch(r"(A-\d+ cancelled\n){2}", await run(with_async, url))
 
 
 def test_the_readmes_receiver_takes_what_is_signed_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,6 +209,29 @@ async def test_a_stream_goes_on_after_the_last_event_that_came() -> None:
                 break
     assert found == [1, 2, 3]
     assert [request.headers.get("last-event-id") for request in seen] == [None, "evt_2", "evt_2", "evt_2"]
+
+
+async def test_a_text_that_python_would_split_into_lines_stays_whole(paywatch: AsyncPaywatch) -> None:
+    """Of all line ends only those of the format end a line (WHATWG HTML, 9.2.6)."""
+    text = "one\u2028two\u2029three\x85four\x0bfive\nsix\r"
+    payment = await paywatch.create_payment(chain="devnet", token="USDC", amount="1", description=text)
+    async for event in paywatch.stream_payment(payment["id"]):
+        assert event["data"] == payment
+        break
+
+
+@pytest.mark.usefixtures("no_wait")
+@pytest.mark.parametrize("cut", ["data", "blank line"])
+async def test_an_event_that_was_cut_off_comes_whole_from_the_next_connection(cut: str) -> None:
+    whole = 'event: payment.late\ndata: {"version": 2}\nid: evt_2\n\n'
+    part = whole.partition("ersion")[0] if cut == "data" else whole.removesuffix("id: evt_2\n\n")
+    seen: list[httpx.Request] = []
+    http = stubborn([httpx.Response(200, text=each) for each in (part, ": open\nretry: 1000\n\n" + whole)], seen)
+    async with AsyncPaywatch("http://gateway", "key", http=http) as paywatch:
+        async for event in paywatch.stream_payment("pay_1", "evt_1"):
+            assert event == {"version": 2}
+            break
+    assert [request.headers["last-event-id"] for request in seen] == ["evt_1", "evt_1"]
 
 
 async def test_a_stream_that_is_refused_for_good_says_so(paywatch: AsyncPaywatch) -> None:

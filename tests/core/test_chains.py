@@ -69,6 +69,7 @@ chains:
     finality: {{tag: finalized}}
     block_batch_size: 100
     poll_interval: 2.5
+    max_head_age: 60
     start_block: 19000000
     native: {{symbol: ETH, decimals: 18, detect: balances}}
     tokens:
@@ -115,6 +116,7 @@ def test_every_key_of_the_design_is_read(tmp_path: Path) -> None:
                 min_amount={"ETH": "0.002", "USDC": "5"},
                 max_wait_s=3600.0,
             ),
+            max_head_age_s=60.0,
         ),
     )
     assert found.rates is not None
@@ -125,6 +127,13 @@ def test_every_key_of_the_design_is_read(tmp_path: Path) -> None:
         HttpRates("https://api.example/{base}-{quote}?k=k1", "data.amount"),
     )
     assert found.path == tmp_path / "chains.yaml"
+
+
+@pytest.mark.parametrize(("chain_id", "max_head_age_s"), [(1, 180.0), (11155111, 180.0), (31337, None), (4242, None)])
+def test_only_a_chain_that_is_known_never_to_rest_has_a_limit_by_default(
+    tmp_path: Path, chain_id: int, max_head_age_s: float | None
+) -> None:
+    assert load_chain(tmp_path, chain_id=chain_id).max_head_age_s == max_head_age_s
 
 
 def test_a_source_of_rates_may_have_an_age_of_its_own(tmp_path: Path) -> None:
@@ -154,6 +163,7 @@ def test_what_is_left_out_has_a_sensible_default(tmp_path: Path) -> None:
         native=Native("ETH", 18, "blocks"),
         tokens=(),
         sweep=Sweep(mode="off", treasury=None),
+        max_head_age_s=180.0,
     )
     assert load_chain(tmp_path, start_block="latest").start_block is None
 

@@ -24,3 +24,9 @@ def test_retries_follow_the_designs_times() -> None:
     minute_s, hour_s = 60, 3600
     expected = (5, 5 * minute_s, 30 * minute_s, *(hours * hour_s for hours in (2, 5, 10, 14, 20, 24)))
     assert expected == limits.WEBHOOK_RETRY_DELAYS_S
+
+
+def test_nothing_expires_by_a_head_that_was_not_compared_after_its_end() -> None:
+    """An idle chain expires a payment IDLE_GRACE_S after its end, when the head is at least as old."""
+    assert limits.HEAD_OLD_S <= limits.IDLE_GRACE_S
+    assert limits.HEAD_COMPARE_EVERY_S < limits.IDLE_GRACE_S

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import structlog
 
+from app.blockchain.wallet import account_xpub, from_mnemonic, new_mnemonic
 from app.core.logger import REDACTED, configure_logging, get_logger, redact, redact_url
+from app.core.secrets import new_api_key, new_webhook_secret
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +133,29 @@ def test_values_under_secret_names_are_redacted_at_any_depth() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        new_api_key(),
+        new_webhook_secret(),
+        str(from_mnemonic(new_mnemonic()).xprivate_key()),
+        account_xpub(new_mnemonic()),
+    ],
+    ids=["api-key", "webhook-secret", "xprv", "xpub"],
+)
+def test_what_has_the_shape_of_a_key_is_taken_out_wherever_it_stands(secret: str) -> None:
+    event = redact(None, "info", {"event": f"sent {secret}, refused", "rows": [{"error": ValueError(secret)}]})
+    assert event == {"event": f"sent {REDACTED}, refused", "rows": [{"error": f"ValueError: {REDACTED}"}]}
+
+
+def test_what_is_nested_too_deep_is_taken_out() -> None:
+    deep: Any = {"password": "p"}
+    for _ in range(10):
+        deep = [deep]
+    assert "password" not in str(redact(None, "info", {"value": deep}))
+    assert REDACTED in str(redact(None, "info", {"value": deep}))
+
+
 def test_a_value_that_holds_itself_ends() -> None:
     loop: dict[str, Any] = {"password": "p"}
     loop["self"] = loop
@@ -140,6 +165,12 @@ def test_a_value_that_holds_itself_ends() -> None:
 def test_an_exception_as_a_value_is_cleaned_too() -> None:
     event = redact(None, "info", {"error": OSError("wss://node.example/KEY is away")})
     assert event["error"] == "OSError: wss://node.example is away"
+
+
+@pytest.mark.parametrize("end", [":", ",", ".", ";", ")", ""])
+def test_what_follows_a_url_in_a_sentence_does_not_hide_its_host(end: str) -> None:
+    event = redact(None, "info", {"reason": f"http://node.example:8545/KEY{end} eth_call at ws://[::1] failed"})
+    assert event["reason"] == f"http://node.example:8545{end} eth_call at ws://[::1] failed"
 
 
 @pytest.mark.parametrize(

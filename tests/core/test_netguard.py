@@ -274,6 +274,17 @@ async def test_a_name_that_hangs_holds_one_thread_and_keeps_no_other_waiting(mon
         answer.set()
 
 
+async def test_an_address_needs_no_resolver(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
+    def unasked(host: Any, *args: Any, **named: Any) -> Any:
+        raise AssertionError(f"the resolver was asked for {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unasked)
+    guard = NetGuard(LOOPBACK)
+    monkeypatch.setattr(limits, "DNS_TIMEOUT_S", 0.0)
+    await guard.check_url(receiver.url)
+    assert await guard.resolve("::1") == [ip_address("::1")]
+
+
 async def test_of_a_names_addresses_those_that_are_allowed_are_dialled(
     monkeypatch: pytest.MonkeyPatch, receiver: Receiver
 ) -> None:

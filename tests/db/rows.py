@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db.models import Merchant, Payment, PaymentOption, Token, Transaction
+from app.db.models import DepositAddress, Merchant, Payment, PaymentOption, Token, Transaction
 from app.db.repositories import addresses
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)
@@ -21,8 +22,8 @@ async def insert_merchant(session: AsyncSession) -> None:
 
 
 async def insert_address(session: AsyncSession) -> int:
-    index = await addresses.next_index(session)
-    await addresses.insert_address(session, index, 1, index.to_bytes(20), NOW)
+    index = await addresses.Indexes().next(session)
+    await session.execute(insert(DepositAddress).values(id=index, branch=1, address=index.to_bytes(20), created_at=NOW))
     return index
 
 

@@ -43,11 +43,13 @@ async def test_an_order_has_one_open_payment_and_any_number_of_closed_ones(db: D
         await insert_merchant(session)
         payments = [await insert_payment(session) for _ in range(4)]
         closed = update(Payment).where(Payment.id.in_(payments[:2]))
-        await session.execute(closed.values(order_id="1", status="expired"))
-        await session.execute(update(Payment).where(Payment.id == payments[2]).values(order_id="1"))
+        await session.execute(closed.values(order_id="1", status="expired", holds_order=False))
+        await session.execute(update(Payment).where(Payment.id == payments[2]).values(order_id="1", holds_order=True))
     with pytest.raises(IntegrityError):
         async with db.write() as session:
-            await session.execute(update(Payment).where(Payment.id == payments[3]).values(order_id="1"))
+            await session.execute(
+                update(Payment).where(Payment.id == payments[3]).values(order_id="1", holds_order=True)
+            )
 
 
 async def test_foreign_keys_are_enforced(db: Database) -> None:

@@ -9,8 +9,9 @@ from sqlalchemy.exc import DBAPIError
 
 from app.core import limits
 from app.db.engine import Database
-from app.db.models import DepositAddress, Merchant
-from tests.db.rows import insert_address, insert_merchant
+from app.db.models import DepositAddress, Merchant, Transaction
+from app.db.repositories import payments, transactions
+from tests.db.rows import insert_address, insert_merchant, insert_payment, transfer
 
 
 async def count(db: Database) -> int:
@@ -131,3 +132,21 @@ async def test_an_error_does_not_hold_what_was_written(db: Database) -> None:
         async with db.write() as session:
             await session.execute(text("INSERT INTO nowhere VALUES (:secret)"), {"secret": "whsec_secret"})
     assert "whsec_secret" not in str(raised.value)
+
+
+async def test_transfers_on_two_chains_to_one_payment_wait_for_nobody(db: Database) -> None:
+    """Each chain's step has written its transfer and goes on to the payment; SQLite lets only one come so far."""
+    async with db.write() as session:
+        await insert_merchant(session)
+        payment_id = await insert_payment(session)
+    both = asyncio.Barrier(1 if db.is_sqlite else 2)
+
+    async def credit(block_hash: bytes) -> None:
+        async with db.write() as session:
+            await transactions.record(session, [transfer(payment_id, block_hash=block_hash)])
+            await both.wait()
+            await payments.lock(session, [payment_id])
+
+    await asyncio.gather(credit(b"\xaa" * 32), credit(b"\xbb" * 32))
+    async with db.read() as session:
+        assert await session.scalar(select(func.count()).select_from(Transaction)) == 2

@@ -14,8 +14,10 @@ from app.core.errors import ConfigError
 from app.db import schema, schema_connection
 from app.db.engine import Database, create_engine
 from app.db.models import Base, DepositAddress, Payment
+from app.db.repositories import pauses
 from app.db.schema import SchemaError
-from tests.db.rows import insert_address, insert_merchant, insert_payment
+from app.db.schema_script import destroyed
+from tests.db.rows import NOW, insert_address, insert_merchant, insert_payment
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 postgres_only = pytest.mark.parametrize("database_backend", ["postgres"], indirect=True)
@@ -94,6 +96,13 @@ async def test_asking_does_not_make_a_database(tmp_path: Path) -> None:
     assert not (tmp_path / "folder").exists()
 
 
+async def test_a_database_that_others_write_to_can_be_checked(db_url: str) -> None:
+    """The writer holds SQLite's one place until the check is done: the check must not want it."""
+    async with connection(db_url) as writer:
+        await writer.execute(text("DELETE FROM tokens"))
+        assert await schema.check(db_url) == ()
+
+
 async def test_going_down_to_nothing_and_up_again_works_with_rows_there(db_url: str) -> None:
     db = Database(db_url)
     async with db.write() as session:
@@ -106,6 +115,24 @@ async def test_going_down_to_nothing_and_up_again_works_with_rows_there(db_url: 
     up = await schema.upgrade(db_url)
     assert [step.id for step in up.steps] == [step.id for step in reversed(down.steps)]
     assert await schema.check(db_url) == ()
+
+
+async def test_the_pauses_come_and_go_beside_rows_that_stay(db_url: str) -> None:
+    """Going back to 0001 ends every pause, for its code knows none; payments are not touched."""
+    db = Database(db_url)
+    async with db.write() as session:
+        await insert_merchant(session)
+        payment_id = await insert_payment(session)
+        await pauses.add(session, pauses.WEBHOOKS, "the receiver moves", "op", NOW)
+    await schema.downgrade(db_url, "0001")
+    assert "pauses" not in await tables(db_url)
+    await schema.upgrade(db_url)
+    assert await schema.check(db_url) == ()
+    async with db.write() as session:
+        assert await pauses.list_pauses(session) == []
+        assert await session.scalar(select(Payment.id)) == payment_id
+        assert await pauses.add(session, pauses.WEBHOOKS, "again", "op", NOW)
+    await db.close()
 
 
 async def test_upgrading_at_head_does_nothing(db_url: str) -> None:
@@ -328,6 +355,42 @@ async def test_no_revision_is_written_when_nothing_differs_unless_an_empty_one_i
     assert await schema.revision(db_url, "by hand", autogenerate=False) is not None
     with pytest.raises(SchemaError, match="is not at"):
         await schema.revision(db_url, "too early")
+
+
+@pytest.mark.parametrize(
+    ("statement", "lost"),
+    [
+        ("op.drop_column('payments', 'description')", "column payments.description and what it holds"),
+        (
+            "op.alter_column('payments', 'description', type_=sa.String(9))",
+            "column payments.description: what",
+        ),
+        ("op.drop_table('webhook_attempts')", "table webhook_attempts and all its rows"),
+        ("op.execute('DELETE FROM events WHERE version = 1')", "rows of table events"),
+        ("op.execute('\\n  UPDATE payments\\nSET order_id = NULL\\n')", "values of column payments.order_id"),
+    ],
+)
+async def test_what_a_revision_destroys_is_known_before_it_runs(
+    db_url: str, versions: Path, statement: str, lost: str
+) -> None:
+    add_revision(versions, statement)
+    [phrase] = await destroyed(db_url, "upgrade", "head")
+    assert phrase.startswith(lost)
+    assert await destroyed(db_url, "downgrade", "-1") != (), "the way down of what is applied now, not of that"
+
+
+async def test_going_below_0003_may_cost_orders_their_names(db_url: str) -> None:
+    assert any("payments.order_id" in lost for lost in await destroyed(db_url, "downgrade", "0002"))
+
+
+async def test_adding_destroys_nothing(db_url: str, versions: Path) -> None:
+    add_revision(
+        versions,
+        "op.add_column('payments', sa.Column('note', sa.Text()))",
+        "op.execute(\"UPDATE payments SET note = ''\")",
+        "op.create_index('i', 'events', ['type'])",
+    )
+    assert await destroyed(db_url, "upgrade", "head") == ()
 
 
 async def test_two_heads_are_an_error_with_a_name(db_url: str, versions: Path) -> None:

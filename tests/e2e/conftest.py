@@ -52,6 +52,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         values = getattr(item, "funcargs", {}).values()
         houses = [it for value in values for it in (value if isinstance(value, list) else [value])]
-        houses = [it for it in houses if isinstance(it, House)]
+        houses = [it for it in (getattr(it, "house", it) for it in houses) if isinstance(it, House)]
         report.sections += [("what the processes printed", house.logs()) for house in houses]
     return report

@@ -1,6 +1,7 @@
 """A Paywatch installation as an operator runs it: real commands in a folder of their own, spoken to over HTTP only."""
 
 import asyncio
+import contextlib
 import os
 import random
 import shutil
@@ -10,41 +11,47 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
+from pydantic import SecretStr
 
+from app.blockchain.signer import Signer
+from app.blockchain.wallet import NATIVE_BRANCH, TOKEN_BRANCH
+from tests.support.forks import ForkedProgram
 from tests.support.process import ChildProcess
+from tests.support.secrets import DATABASE_PASSWORD, MNEMONIC, RPC_KEY, find_secret
+from tests.support.secrets import E2E_API_KEY as API_KEY
+from tests.support.secrets import E2E_SECRET_KEY as SECRET_KEY
+from tests.support.secrets import E2E_WEBHOOK_SECRET as WEBHOOK_SECRET
 
 T = TypeVar("T")
 
 REPO_ROOT: Final = Path(__file__).resolve().parents[2]
-START_S: Final = 60.0  # an idle machine takes four seconds; this one may be busy
+START_S: Final = 90.0  # an idle machine takes four seconds; this one may be busy
 DEADLINE_S: Final = 60.0  # for what has no bound in the contract
 STOP_S: Final = 10.0  # DESIGN section 8: SIGTERM ends a process with exit code 0 within this
 TAKEOVER_S: Final = 30.0  # DESIGN section 2.5: a killed worker's work goes on elsewhere within this
 POLL_S: Final = 0.05
 
-# Test vector of BIP-39 with words that no log line has by chance, and its account m/44'/60'/0'.
-MNEMONIC: Final = "legal winner thank year wave sausage worth useful legal winner thank yellow"
+# The account m/44'/60'/0' of the mnemonic.
 XPUB: Final = (
     "xpub6Bh6Cg7bvjFdW6VEAaZmsyhZh86WdJ9Kr5aqqY5LN7UFLpxTrxsiys213UCu8MAYjcq5JhF7jzZXvruGfWfPbxqsByNNhwWaNQRuhP3JcC3"
 )
-API_KEY: Final = "pwk_e2e_K2v8Qm4TzR7xWc1Ld6"
-WEBHOOK_SECRET: Final = "whsec_ZTJlLXNpZ25pbmctc2VjcmV0LW9mLXRoaXMtdGVzdA=="
-SECRET_KEY: Final = "e2e-Vn3kS8pYb5hJq0tGf9uXd2mRa7wZc4L6"
-RPC_KEY: Final = "e2e-rpc-key-9fT3bQ"
-DATABASE_PASSWORD: Final = "e2e-Hx5dPw"
-SECRETS: Final = ("sausage", "legal winner", API_KEY, WEBHOOK_SECRET, SECRET_KEY, RPC_KEY, DATABASE_PASSWORD)
 
 
 class Program:
     """One command. Its output goes on to be readable after its end."""
 
-    def __init__(self, arguments: Sequence[str], env: dict[str, str], cwd: Path) -> None:
+    def __init__(self, arguments: Sequence[str], env: dict[str, str], cwd: Path, forked: bool) -> None:
         self.name = " ".join(Path(argument).name for argument in arguments)
-        self._child = ChildProcess([sys.executable, *arguments], env=env, cwd=cwd)
+        self._child: ChildProcess | ForkedProgram = (
+            ForkedProgram(arguments, env=env, cwd=cwd)
+            if forked and arguments[0] != "-c"
+            else ChildProcess([sys.executable, *arguments], env=env, cwd=cwd)
+        )
         self._output: str | None = None
 
     @property
@@ -60,7 +67,8 @@ class Program:
         return self._child.log() if self._output is None else self._output
 
     def send(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and a forked one is told so a moment later
+            os.kill(self.pid, number)
 
     def pause(self) -> None:
         self._child.pause()
@@ -74,7 +82,7 @@ class Program:
             return
         if self._child.is_running:
             self.send(signal.SIGKILL)
-            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # the exit code stays for whoever asks
+            self._child.wait()
         self._finish()
 
     async def ended(self, timeout_s: float) -> int:
@@ -91,9 +99,22 @@ class Program:
 
 
 class House:
-    """One installation: embedded unless it has a `redis_url`. The RPC URLs that chains.yaml holds carry a key."""
+    """One installation: embedded unless it has a `redis_url`. The RPC URLs that chains.yaml holds carry a key.
 
-    def __init__(self, chains_yaml: str, *, database_url: str = "", redis_url: str = "", **settings: str) -> None:
+    Its commands are `forked` where their start, as an operator has it, is not what the test is about.
+    """
+
+    def __init__(
+        self,
+        chains_yaml: str,
+        *,
+        database_url: str = "",
+        redis_url: str = "",
+        forked: bool = True,
+        **settings: str,
+    ) -> None:
+        self._forked = forked
+        self.shown_key = ""
         # A short name: the path of the embedded Redis' socket, inside it, has at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="pw-e2e-"))
         (self.folder / "chains.yaml").write_text(chains_yaml)
@@ -102,6 +123,7 @@ class House:
         self.server: Program | None = None
         self.workers: list[Program] = []
         self._client: httpx.AsyncClient | None = None
+        self.database_url = database_url
         self._env = {name: value for name, value in os.environ.items() if not name.startswith("PAYWATCH_")}
         self._env |= {
             "PYTHONPATH": str(REPO_ROOT),
@@ -123,13 +145,19 @@ class House:
             if not value:
                 del self._env[f"PAYWATCH_{name}"]
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The variables of every process here, for a command that is run elsewhere than in the folder."""
+        mine = {name: value for name, value in self._env.items() if name.startswith("PAYWATCH_")}
+        return mine | {"PAYWATCH_CHAINS_FILE": str(self.folder / "chains.yaml")}
+
     # --- processes
 
     def run(self, *arguments: str, **settings: str) -> Program:
         """Start a command of ours, e.g. run("server.py") or run("-m", "app.workers"); `settings` are its alone."""
         command = [str(REPO_ROOT / part) if part.endswith(".py") else part for part in arguments]
         mine = {f"PAYWATCH_{name}": value for name, value in settings.items()}
-        program = Program(command, self._env | mine, self.folder)
+        program = Program(command, self._env | mine, self.folder, self._forked)
         self.programs.append(program)
         return program
 
@@ -177,7 +205,7 @@ class House:
         if self._client is not None:
             await self._client.aclose()
         shutil.rmtree(self.folder, ignore_errors=True)
-        assert_no_secrets(self.programs)
+        assert_no_secrets(self.programs, shown=self.shown_key)
 
     def logs(self, chars: int = 20_000) -> str:
         """What each process printed, or the last of it."""
@@ -223,13 +251,17 @@ class House:
 
     async def reaches(self, payment_id: str, *statuses: str, timeout_s: float = DEADLINE_S) -> dict[str, Any]:
         """The payment, once it has one of the statuses."""
+        payment: dict[str, Any] = {}
 
-        async def there() -> dict[str, Any] | None:
+        async def there() -> bool:
+            nonlocal payment
             payment = await self.payment(payment_id)
-            return payment if payment["status"] in statuses else None
+            return payment["status"] in statuses
 
-        payment = await until(there, f"{payment_id} to be {' or '.join(statuses)}", timeout_s)
-        assert payment is not None
+        try:
+            await until(there, f"{payment_id} to be {' or '.join(statuses)}", timeout_s)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {payment}\n{self.logs(3_000)}") from error
         return payment
 
     async def has_told(self) -> None:
@@ -277,6 +309,7 @@ def chain_yaml(
     confirmations: int = 2,
     depth: int = 64,
     sweep: str = "",
+    ws_url: str = "null",
 ) -> str:
     """One entry of chains.yaml, to be put under `chains:`; its tokens are USDC at `token`, if given."""
     tokens = f'[{{symbol: USDC, address: "{token}", decimals: 6}}]' if token else "[]"
@@ -284,6 +317,7 @@ def chain_yaml(
   - name: {name}
     chain_id: {chain_id}
     rpc_url: "{with_key(rpc_url)}"
+    ws_url: {ws_url}
     confirmations_required: {confirmations}
     finality: {{depth: {depth}}}
     poll_interval: 0.2
@@ -302,11 +336,21 @@ def with_key(rpc_url: str) -> str:
     return f"{rpc_url}/?key={RPC_KEY}"
 
 
-def assert_no_secrets(programs: Iterable[Program], *more: str) -> None:
+@cache
+def _know_the_wallet() -> None:
+    """Other processes sign with it: have its keys known, those of the first payments."""
+    signer = Signer(SecretStr(MNEMONIC))
+    for branch in (NATIVE_BRANCH, TOKEN_BRANCH):
+        for index in range(1, 40):
+            signer.account(branch, index)
+
+
+def assert_no_secrets(programs: Iterable[Program], *more: str, shown: str = "") -> None:
+    """`shown`: the API key of a first start, which is told once."""
+    _know_the_wallet()
     for program in programs:
-        output = program.output
-        for secret in (*SECRETS, *more):
-            at = output.find(secret)
+        output = program.output.replace(shown, "", 1) if shown else program.output
+        for at in (find_secret(output), *(output.find(secret) for secret in more)):
             assert at < 0, f"{program.name} printed a secret: …{output[max(at - 300, 0) : at + 100]}…"
 
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.e2e.conftest import Devnet, deploy
-from tests.e2e.harness import API_KEY, DEADLINE_S, STOP_S, WEBHOOK_SECRET, House, children, gone
+from tests.e2e.harness import API_KEY, DEADLINE_S, STOP_S, WEBHOOK_SECRET, House, children, gone, soon, until
 from tests.e2e.story import SlowReceiver, assert_credited_once, assert_told, survive_kills
 from tests.support.anvil import Anvil
 from tests.support.receiver import HANG, Receiver
@@ -184,8 +184,9 @@ async def test_a_killed_redis_is_started_again(house: House, devnet: Devnet) -> 
     await devnet.pay(payment)
     await devnet.anvil.mine(2)
     await house.reaches(payment["id"], "confirmed")
+    pid = house.server.pid
+    await until(lambda: soon(len(children(pid)) == 1), "one Redis that runs", DEADLINE_S)
     await house.ready()
-    assert len(children(house.server.pid)) == 1
 
 
 async def _a_step_waits() -> None:

@@ -59,7 +59,7 @@ def spoken(lines: Iterable[str]) -> list[str]:
 
 
 async def test_server_without_a_wallet(houses: list[House]) -> None:
-    house = House(DEAD_NODE, MNEMONIC="")
+    house = House(DEAD_NODE, MNEMONIC="", forked=False)
     houses.append(house)
     assert "paywatch keys init" in await refusal(house.run("server.py"))
 
@@ -120,7 +120,7 @@ async def test_a_broken_chains_yaml(houses: list[House]) -> None:
 
 
 async def test_a_port_in_use(houses: list[House]) -> None:
-    house = House(DEAD_NODE)
+    house = House(DEAD_NODE, forked=False)
     houses.append(house)
     taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", house.port)
     async with taken:
@@ -172,12 +172,12 @@ async def test_no_log_holds_a_secret(houses: list[House], devnet: Devnet, receiv
     """At its most talkative, with everything going wrong; and the key that is made at the first start is shown once."""
     dead = chain_yaml("http://127.0.0.1:1", name="dead", chain_id=5)
     yaml = chains_yaml(chain_yaml(devnet.anvil.url, devnet.token), dead)
-    house = House(yaml, API_KEY="", LOG_LEVEL="DEBUG", SECRET_KEY=SECRET_KEY)
+    house = House(yaml, API_KEY="", LOG_LEVEL="DEBUG", SECRET_KEY=SECRET_KEY, forked=False)
     houses.append(house)
     await house.start()
     assert house.server is not None
     [shown] = [line for line in spoken(house.server.output.splitlines()) if "API key" in line]
-    key = shown.split()[-1]
+    house.shown_key = key = shown.split()[-1]
     house.client.headers["Authorization"] = f"Bearer {key}"
 
     receiver.answer(500, then=200)
@@ -200,7 +200,7 @@ async def test_no_log_holds_a_secret(houses: list[House], devnet: Devnet, receiv
     house.kill()
 
     secrets = [endpoint["secret"], endpoint["secret"].removeprefix("whsec_"), WEBHOOK_SECRET.removeprefix("whsec_")]
-    assert_no_secrets([first, house.server], *secrets, DATABASE_PASSWORD, XPUB)
+    assert_no_secrets([first, house.server], *secrets, DATABASE_PASSWORD, XPUB, shown=key)
     assert key not in house.server.output
 
 

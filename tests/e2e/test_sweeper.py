@@ -19,6 +19,7 @@ from tests.e2e.harness import (
 )
 from tests.e2e.story import SlowReceiver, survive_kills
 from tests.support.anvil import Anvil
+from tests.support.exposition import read_exposition
 from tests.support.postgres import Postgres
 from tests.support.redis import RedisServer
 
@@ -92,6 +93,12 @@ async def test_without_a_private_key_it_says_so_once_and_nothing_is_swept(postgr
             await house.reaches(payment["id"], "confirmed")
             [worker] = house.workers
             assert worker.output.count("nothing is swept: the sweeper has no private key") == 1
+            # It listens and sends, and nothing says that it sweeps.
+            roles = ("listener", "webhook", "sweeper")
+            told = [(await check_of(house, f"worker:{role}") or {})["status"] for role in roles]
+            assert told == ["ok", "ok", "degraded"]
+            metrics = read_exposition((await house.client.get("/metrics")).text)
+            assert [metrics.value("paywatch_worker_alive", role=role) for role in roles] == [1, 1, 0]
             assert (await house.payment(payment["id"]))["status"] == "confirmed"
         finally:
             await house.close()

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from coincurve import PublicKey
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from app.blockchain.wallet import account_xpub
+from app.core import limits
 from app.core.config import Settings, load_settings
 from app.core.errors import (
     ChainUnavailable,
@@ -20,15 +22,20 @@ from app.core.errors import (
     UnknownChain,
     UnknownToken,
 )
-from app.db.models import DepositAddress, Event, Payment, PaymentOption
+from app.db.base import Base
+from app.db.driver import QuickSession
+from app.db.models import ChainState, DepositAddress, Event, Merchant, Payment, PaymentOption
 from app.db.repositories import merchants
+from app.db.repositories.together import insert_together
 from app.services import payments
+from app.services.defaults import defaults_of
 from app.services.gateway import Gateway, running_gateway
 from app.services.ledger import Cause
 from app.services.payments import NewPayment
 from app.services.views import PaymentView
 from tests.support.anvil import MNEMONIC
 from tests.support.gateway import API_KEY, Devnet, chains_of, client_of, create_payment, open_gateway, row_counts
+from tests.support.secrets import SECRET_KEY
 
 # m/44'/60'/0'/branch/index of "test test … junk", computed with eth-account, not with the code under test.
 NATIVE = {
@@ -53,17 +60,18 @@ def settings_from_environment(monkeypatch: pytest.MonkeyPatch, **variables: str)
 
 async def create(gateway: Gateway, **changed: Any) -> PaymentView:
     values: dict[str, Any] = {"chain": "devnet", "token": "USDC", "amount": "25"}
-    merchant_id = await first_merchant_id(gateway)
-    quoted = await payments.quote(gateway.context, merchant_id, NewPayment(**(values | changed)))
-    async with gateway.context.db.write() as session:
-        return (await payments.create(gateway.context, session, gateway.deriver, merchant_id, quoted, CAUSE)).view
+    merchant = await first_merchant(gateway)
+    quoted = await payments.quote(gateway.context, defaults_of(merchant), NewPayment(**(values | changed)))
+    created = await payments.create(gateway.context, gateway.deriver, merchant.id, quoted, CAUSE)
+    assert isinstance(created, payments.Created)
+    return created.view
 
 
-async def first_merchant_id(gateway: Gateway) -> str:
+async def first_merchant(gateway: Gateway) -> Merchant:
     async with gateway.context.db.read() as session:
         merchant = await merchants.first(session)
     assert merchant is not None
-    return merchant.id
+    return merchant
 
 
 @pytest.mark.parametrize("wallet", ["mnemonic", "mnemonic file", "xpub"])
@@ -77,7 +85,7 @@ async def test_addresses_are_the_golden_ones_from_the_environment_on(
         "xpub": {"XPUB": account_xpub(MNEMONIC)},
     }[wallet]
     settings = settings_from_environment(
-        monkeypatch, DATABASE_URL=db_url, REDIS_URL=redis_url, API_KEY=API_KEY, SECRET_KEY="k" * 32, **secret
+        monkeypatch, DATABASE_URL=db_url, REDIS_URL=redis_url, API_KEY=API_KEY, SECRET_KEY=SECRET_KEY, **secret
     )
     async with running_gateway(settings, chains_of(devnet.chain()), redis_url) as gateway, client_of(gateway) as client:
         addresses = [(await create_payment(client, token=token))["address"] for token in ("ETH", "USDC", "ETH")]
@@ -129,20 +137,36 @@ async def test_an_index_is_not_used_again_after_its_payment_is_gone(gateway: Gat
     assert second.address != first.address
 
 
-async def test_what_is_rolled_back_leaves_nothing(gateway: Gateway) -> None:
+async def test_a_chain_is_refused_by_what_it_is_now(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: what was read of the chains before refuses no payment, and lets none pass for longer than its age."""
+
+    async def halt(code: str | None) -> None:
+        async with gateway.context.db.write() as session:
+            await session.execute(update(ChainState).values(halt_code=code, halt_detail="why"))
+
+    monkeypatch.setattr(limits, "WATCHED_AGE_S", 3_600.0)
+    await halt("reorg")
+    with pytest.raises(ChainUnavailable):
+        await create(gateway)
+    await halt(None)
+    await create(gateway)
+    await halt("reorg")
+    monkeypatch.setattr(limits, "WATCHED_AGE_S", 0.0)
+    with pytest.raises(ChainUnavailable):
+        await create(gateway)
+
+
+async def test_what_is_rolled_back_leaves_nothing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     before = await row_counts(gateway.context.db)
 
-    async def failing() -> None:
-        merchant_id = await first_merchant_id(gateway)
-        quoted = await payments.quote(
-            gateway.context, merchant_id, NewPayment(chain="devnet", token="USDC", amount="1")
-        )
-        async with gateway.context.db.write() as session:
-            await payments.create(gateway.context, session, gateway.deriver, merchant_id, quoted, CAUSE)
-            raise RuntimeError
+    async def failing(session: QuickSession, rows: Sequence[Base]) -> None:
+        await insert_together(session, rows)
+        raise RuntimeError
 
-    with pytest.raises(RuntimeError):
-        await failing()
+    with monkeypatch.context() as patch:
+        patch.setattr(payments, "insert_together", failing)
+        with pytest.raises(RuntimeError):
+            await create(gateway)
     assert await row_counts(gateway.context.db) == before
     await create(gateway)
 

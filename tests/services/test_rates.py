@@ -22,6 +22,7 @@ from tests.support.anvil import Anvil
 from tests.support.gateway import Devnet, chains_of
 from tests.support.node import Call, ProxyNode, failure
 from tests.support.pages import RatePage
+from tests.support.secrets import SECRET_KEY
 
 Open = Callable[..., AbstractAsyncContextManager[Context]]
 
@@ -36,7 +37,7 @@ def opened(devnet: Devnet, tmp_path: Any) -> Open:
             _env_file=None,
             database_url=f"sqlite+aiosqlite:///{tmp_path / 'unused.db'}",
             redis_url="redis://never-asked",
-            secret_key="k" * 32,
+            secret_key=SECRET_KEY,
         )
         context = open_context(settings, chains_of(devnet.chain(**changed), rates=Rates(max_age_s, sources)))
         yield context

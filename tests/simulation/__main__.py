@@ -14,18 +14,18 @@ from tests.support.postgres import Postgres
 
 TOLD = 8  # failed seeds whose problems are printed
 CHUNK = 10  # seeds that a process takes at once
-COUNTS = ("blocks", "reorgs", "steps", "passes", "rescans", "found", "jobs failed", "requests", "payments")
+COUNTS = ("blocks", "reorgs", "steps", "passes", "rescans", "resets", "found", "jobs failed", "requests", "payments")
 TRANSFERS = ("transfers", "internal", "orphaned")  # of the final chain; those inside transactions; taken back by forks
 
 
-def run_all(seeds: Iterable[int], postgres: bool = False, keep_log: bool = False) -> list[Report]:
+def run_all(seeds: Iterable[int], postgres: bool = False, keep_log: bool = False, resets: bool = False) -> list[Report]:
     """Run seeds in this process."""
     reports = []
     with ExitStack() as exits:
         server = exits.enter_context(Postgres.from_environment()) if postgres else None
         runs = exits.enter_context(Runs(server))
         for seed in seeds:
-            report = runs.run(seed)
+            report = runs.run(seed, resets)
             if not keep_log:
                 report.log = []
             reports.append(report)
@@ -42,11 +42,12 @@ def main() -> int:
     parser.add_argument(
         "--postgres", action="store_true", help="on PostgreSQL, where the server orders what runs beside"
     )
+    parser.add_argument("--resets", action="store_true", help="an operator sets the cursor back now and then")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell the course of a failed run, or of --seed")
     options = parser.parse_args()
     began = time.monotonic()
     if options.seed is not None:
-        reports = run_all([options.seed], options.postgres, keep_log=True)
+        reports = run_all([options.seed], options.postgres, keep_log=True, resets=options.resets)
         if options.verbose:
             sys.stdout.write("\n".join(reports[0].log) + "\n")
     else:
@@ -64,7 +65,9 @@ def _in_processes(options: argparse.Namespace) -> list[Report]:
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     reports: list[Report] = []
     with ProcessPoolExecutor(options.jobs) as pool:
-        for future in as_completed([pool.submit(run_all, chunk, options.postgres) for chunk in chunks]):
+        for future in as_completed(
+            [pool.submit(run_all, chunk, options.postgres, False, options.resets) for chunk in chunks]
+        ):
             reports += future.result()
             if sys.stderr.isatty():
                 sys.stderr.write(f"\r{len(reports)} of {len(seeds)}")

@@ -70,8 +70,11 @@ class Runs:
     def __exit__(self, *_exception: object) -> None:
         self._exits.close()
 
-    def run(self, seed: int) -> Report:
-        """One run. It is given up after RUN_LIMIT_S, which the report then tells."""
+    def run(self, seed: int, resets: bool = False) -> Report:
+        """One run; with `resets` an operator sets the cursor back now and then.
+
+        It is given up after RUN_LIMIT_S, which the report then tells.
+        """
         with contextlib.ExitStack() as exits:
             if self._postgres is None:
                 exits.enter_context(sqlite_on_the_loop())
@@ -79,20 +82,20 @@ class Runs:
             exits.enter_context(_quiet())
             report = Report(seed)
             try:
-                report = self._loop.run_until_complete(self._run(seed))
+                report = self._loop.run_until_complete(self._run(seed, resets))
             except Stuck as stuck:
                 report.problems.append(str(stuck))
                 self._open_loop()  # what hangs in the old one is left there
         return report
 
-    async def _run(self, seed: int) -> Report:
+    async def _run(self, seed: int, resets: bool) -> Report:
         before = asyncio.all_tasks()
         async with contextlib.AsyncExitStack() as exits:
             url = await self._copy(exits)
             installation = Installation(
                 self._settings(url), self._chains, self._deriver, self._merchant_id, self._server
             )
-            report = await World(seed, installation, self._loop).run()
+            report = await World(seed, installation, self._loop, resets).run()
         for task in asyncio.all_tasks() - before:
             if "RequestHandler" not in repr(task):  # a connection of the server's, which ends with its client's
                 task.cancel()

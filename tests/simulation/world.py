@@ -17,11 +17,14 @@ from app.blockchain.wallet import AddressDeriver
 from app.core import limits
 from app.core.chains import ChainsFile
 from app.core.config import Settings
-from app.core.errors import ChainUnavailable, NotCancellable
+from app.core.errors import ChainUnavailable, Conflict, NotCancellable
+from app.db.models import Merchant
 from app.services import payments
-from app.services.blockchain.backup import Reread, backup_pass, rescan_blocks
+from app.services.blockchain import control
+from app.services.blockchain.backup import Reread, backup_pass, cursor_of, rescan_blocks
 from app.services.blockchain.chains import prepare
 from app.services.blockchain.scanner import step
+from app.services.defaults import defaults_of
 from app.services.ledger import Cause
 from app.services.payments import NewPayment
 from tests.simulation.chain import Block, Mined, SimulatedChain
@@ -112,8 +115,9 @@ class Installation:
 class World:
     """Chain, nodes, gateway and customers of one seed."""
 
-    def __init__(self, seed: int, installation: Installation, loop: SimulatedLoop) -> None:
+    def __init__(self, seed: int, installation: Installation, loop: SimulatedLoop, resets: bool = False) -> None:
         self.rng = random.Random(seed)
+        self.resets = resets
         self.weather = Weather.draw(self.rng)
         self.installation = installation
         self.report = Report(seed)
@@ -192,7 +196,7 @@ class World:
             self.report.counts["steps"] += 1
             told = [f"{change.type} v{change.state.version}" for change in outcome.changes]
             self.log(f"{worker.name} step: progressed={outcome.progressed} {told} {outcome.problem or ''}")
-            worker.ready = not outcome.halted  # as the listener does: somebody's check may have halted it
+            worker.ready = outcome.halted != "config"  # as the listener does: somebody's check may have halted it
             if not outcome.progressed:
                 return "changes" if outcome.changes else "problem" if outcome.problem else "at rest"
         return "on the way"
@@ -210,6 +214,22 @@ class World:
         async for outcome in rescan_blocks(worker.context, worker.chain, first, last):
             self._reread(worker, "rescans", outcome)
 
+    async def _reset(self, worker: Worker, depth: int) -> None:
+        """The operator's job: the cursor goes back by so many blocks, where that is safe."""
+        cursor = await cursor_of(worker.context, worker.chain) or 0
+        try:
+            way = await control.find_reset(worker.context, worker.chain, max(cursor - depth, self.floor))
+            if way is not None:
+                await control.reset(worker.context, worker.chain, way, "operator")
+                self.report.counts["resets"] += 1
+                self.log(f"{worker.name} reset: from {way.seen_number} to {way.target.number}")
+                if self.chain.deepest_fork > 0 and self.rng.random() < 0.6:
+                    self._fork()  # before those blocks are read again
+                    for endpoint in self.nodes.endpoints:
+                        self._look(endpoint)
+        except Conflict as refused:
+            self.log(f"{worker.name} reset refused: {refused}")
+
     def _reread(self, worker: Worker, kind: str, outcome: Reread) -> None:
         """Without blooms nothing gives an empty list of logs away; else there is nothing that a scan may miss."""
         self.report.counts[kind] += 1
@@ -223,6 +243,9 @@ class World:
     def _audit(self) -> Callable[[], Awaitable[Any]]:
         """A second look, for the auditor."""
         worker = self.auditor
+        if self.resets and self.rng.random() < 0.5:
+            depth = self.rng.choice((1, 3, 8, 40))
+            return lambda: self._reset(worker, depth)
         if self.rng.random() < 0.7:
             return lambda: self._backup(worker)
         first = self.rng.randint(min(self.floor, self.chain.head.number) + 1, self.chain.head.number + 1)
@@ -283,11 +306,11 @@ class World:
 
     async def _create(self, wanted: NewPayment) -> payments.PaymentView:
         context, installation = self.api.context, self.installation
-        quoted = await payments.quote(context, installation.merchant_id, wanted)
-        async with context.db.write() as session:
-            created = await payments.create(
-                context, session, installation.deriver, installation.merchant_id, quoted, Cause("api_key", {})
-            )
+        async with context.db.read() as session:
+            merchant = await session.get_one(Merchant, installation.merchant_id)
+        quoted = await payments.quote(context, defaults_of(merchant), wanted)
+        created = await payments.create(context, installation.deriver, merchant.id, quoted, Cause("api_key", {}))
+        assert isinstance(created, payments.Created)
         return created.view
 
     async def _cancel(self, payment_id: str) -> payments.PaymentView:

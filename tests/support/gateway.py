@@ -1,10 +1,12 @@
 """A gateway on real parts for tests of the API and the services: one devnet chain, one merchant, an HTTP client."""
 
 import asyncio
-import base64
+import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,9 +28,8 @@ from app.services.gateway import Gateway, running_gateway
 from devnet.ports import free_port
 from server import create_app
 from tests.support.anvil import MNEMONIC, Anvil
+from tests.support.secrets import API_KEY, SECRET_KEY, WEBHOOK_SECRET
 
-API_KEY = "pwk_of_the_first_merchant"
-WEBHOOK_SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
 PUBLIC_URL = "https://pay.example.com"
 CHAIN_ID = 31337
 
@@ -74,7 +75,7 @@ def settings_for(db_url: str, redis_url: str, **changed: Any) -> Settings:
         "mnemonic": MNEMONIC,
         "api_key": API_KEY,
         "webhook_secret": WEBHOOK_SECRET,
-        "secret_key": "k" * 32,
+        "secret_key": SECRET_KEY,
         "webhook_allow_networks": "127.0.0.0/8",
     }
     return Settings(_env_file=None, **(values | changed))
@@ -91,16 +92,51 @@ async def open_gateway(
     """A gateway over a migrated database; `changed` are settings."""
     settings = settings_for(db_url, redis_url, **changed)
     async with running_gateway(settings, chains_of(*chains, rates=rates), redis_url) as gateway:
+        for told in (gateway.readiness, gateway.health, gateway.metrics):
+            told.keep_s = 0.0  # a test asks for what it has just changed
         yield gateway
 
 
 def client_of(gateway: Gateway, api_key: str = API_KEY) -> httpx.AsyncClient:
-    """Talks to the real application in this process. An error that escapes it is a 500, as behind uvicorn."""
+    """Talks to the real application in this process. An error that escapes it is a 500, as behind uvicorn.
+
+    Every answer must be one that the OpenAPI document knows.
+    """
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=create_app(gateway), raise_app_exceptions=False),
         base_url="http://paywatch.test",
         headers={"Authorization": f"Bearer {api_key}"},
+        event_hooks={"response": [_assert_documented]},
     )
+
+
+async def _assert_documented(response: httpx.Response) -> None:
+    """The status, and a problem's code, are named by the operation that was asked, if there is one."""
+    operation = _operation(response.request.method, response.request.url.path)
+    if operation is None:
+        return
+    assert str(response.status_code) in operation["responses"], response.status_code
+    if response.headers.get("content-type") == "application/problem+json":
+        code = json.loads(await response.aread())["code"]
+        [examples] = [
+            content["examples"] for content in operation["responses"][str(response.status_code)]["content"].values()
+        ]
+        assert code in examples, f"{response.status_code} {code} is not documented"
+
+
+@cache
+def _operations() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
+    paths = create_app().openapi()["paths"]
+    return [(re.compile(re.sub(r"\{[^}]*\}", "[^/]+", path)), methods) for path, methods in paths.items()]
+
+
+def _operation(method: str, path: str) -> dict[str, Any] | None:
+    """What the OpenAPI document says of a request; None where no operation was asked."""
+    for pattern, methods in _operations():
+        if pattern.fullmatch(path) and method.lower() in methods:
+            operation: dict[str, Any] = methods[method.lower()]
+            return operation
+    return None
 
 
 @asynccontextmanager

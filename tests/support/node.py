@@ -7,6 +7,7 @@ from typing import Any, Self
 import httpx
 from aiohttp import web
 
+from devnet.anvil import NO_CERTIFICATES
 from tests.support.anvil import Anvil
 
 Call = dict[str, Any]
@@ -18,26 +19,34 @@ def calls_of(payload: Any) -> list[Call]:
 
 
 class _Server:
-    """A JSON-RPC server on loopback; one entry of `bodies` for each HTTP request. stop() plays its end."""
+    """A JSON-RPC server on loopback; one entry of `bodies` for each HTTP request. stop() plays its end, and start() its
+    return at the same URL.
+    """
 
     def __init__(self) -> None:
         self.bodies: list[Any] = []
         self.url = ""
+        self._port = 0
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
-        application = web.Application()
-        application.router.add_post("/{path:.*}", self._handle)
-        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    async def start(self) -> None:
+        if self._runner is not None:
+            return
+        application = web.Application()
+        application.router.add_post("/{path:.*}", self._handle)
+        self._runner = web.AppRunner(application, shutdown_timeout=2.0)  # one cut off leaves its connection open
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        await site.start()
+        host, self._port = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{self._port}"
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -72,11 +81,11 @@ class ProxyNode(_Server):
 
     def __init__(self, target: str, change: Callable[[Call, Call], Call] | None = None) -> None:
         super().__init__()
-        self._target = target
+        self.target = target
         self.change = change
 
     async def respond(self, payload: Any) -> web.Response:
-        answers = await ask(self._target, payload)
+        answers = await ask(self.target, payload)
         if self.change is not None:
             made = {answer["id"]: answer for answer in calls_of(answers)}
             changed = [self.change(call, made[call["id"]]) for call in calls_of(payload)]
@@ -106,7 +115,7 @@ class Balancer(_Server):
 
 
 async def ask(url: str, payload: Any) -> Any:
-    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=30, verify=NO_CERTIFICATES) as client:
         return (await client.post(url, json=payload)).json()
 
 

@@ -53,6 +53,11 @@ class Postgres:
         return self._external_url is not None
 
     @property
+    def tools(self) -> str | None:
+        """The folder of pg_dump and its like, of the server's own version; None where PATH must have them."""
+        return None if self._wheel is None else str(self._wheel.bin_path)
+
+    @property
     def process(self) -> ChildProcess:
         assert self._process is not None, "not started, or not our own server"
         return self._process

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -17,11 +18,15 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from standardwebhooks import Webhook
 
+from app.blockchain.signer import SigningAccount
+from app.blockchain.wallet import from_mnemonic, new_mnemonic
+from app.core.secrets import new_api_key, new_webhook_secret
 from tests.support.anvil import Anvil, AnvilError
 from tests.support.postgres import Postgres
 from tests.support.process import ChildProcess
 from tests.support.receiver import HANG, Receiver, Reply
 from tests.support.redis import RedisServer
+from tests.support.secrets import API_KEY, find_secret
 
 ALICE = "0x00000000000000000000000000000000000A11cE"
 BOB = "0x0000000000000000000000000000000000000B0b"
@@ -269,6 +274,27 @@ async def test_redis_comes_back_at_the_same_address_with_nothing_in_it() -> None
 
 
 # --- the webhook receiver
+
+
+def test_what_was_made_while_the_suite_runs_is_known_for_a_secret() -> None:
+    key, account = secrets.token_bytes(32), from_mnemonic(new_mnemonic())
+    SigningAccount(key)
+    for secret in (
+        new_mnemonic(),
+        new_api_key(),
+        new_webhook_secret(),
+        str(account.xprivate_key()),
+        key.hex(),
+        API_KEY,
+    ):
+        assert find_secret(f'{{"event": "x", "said": "it was {secret}, he said"}}') >= 0
+    for harmless in (
+        secrets.token_hex(32),
+        "pwk_…",
+        "whsec_[redacted]",
+        "they open the door and wait for an hour or so",
+    ):
+        assert find_secret(f'{{"event": "x", "said": "{harmless} {harmless}"}}') == -1
 
 
 def signed(body: str, secret: str = SECRET, message_id: str = "evt_1") -> dict[str, str]:

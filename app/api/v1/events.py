@@ -11,8 +11,7 @@ from app.api.schemas import Page
 from app.core import limits
 from app.core.errors import FieldError, InvalidRequest
 from app.services import events
-from app.services.decide import EventType
-from app.services.events import EventFilter, EventView
+from app.services.events import AnyEventType, EventFilter, EventView
 
 router = APIRouter(tags=["events"], dependencies=[needs("payments:read")])
 
@@ -21,7 +20,7 @@ router = APIRouter(tags=["events"], dependencies=[needs("payments:read")])
 async def list_events(
     gateway: GatewayDep,
     caller: CallerDep,
-    type: Annotated[EventType | None, Query()] = None,  # noqa: A002 the parameter's public name
+    type: Annotated[AnyEventType | None, Query()] = None,  # noqa: A002 the parameter's public name
     payment_id: Annotated[Text | None, Query(max_length=64)] = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, after_id, needs, page, path_id
+from app.api.deps import CallerDep, Cursor, GatewayDep, IdempotencyHeader, Limit, after_id, needs, page, path_id
 from app.api.errors import problem_responses
+from app.api.idempotent import answer_once, claim_of
 from app.api.schemas import KeyCreate, Page
 from app.core import limits
 from app.services import keys
@@ -15,10 +17,19 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"], dependencies=[needs("admin"
 
 
 @router.post("", status_code=201, response_model=NewKeyView, responses=problem_responses(409))
-async def create_key(gateway: GatewayDep, caller: CallerDep, body: KeyCreate) -> NewKeyView:
+async def create_key(
+    request: Request,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    body: KeyCreate,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
     """Make an API key. It is in this answer and in no other."""
-    async with gateway.context.db.write() as session:
+
+    async def create(session: AsyncSession) -> NewKeyView:
         return await keys.create_key(session, caller.merchant_id, body.name, body.scopes)
+
+    return await answer_once(gateway, claim_of(request, caller, body, idempotency_key), 201, create, sealed=True)
 
 
 @router.get("", response_model=Page[KeyView])

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.api.deps import (
     CallerDep,
@@ -20,7 +21,7 @@ from app.api.deps import (
     utc_time,
 )
 from app.api.errors import problem_responses
-from app.api.idempotent import claim_of, replayed
+from app.api.idempotent import answer_once, claim_of, replayed
 from app.api.schemas import Page, PaymentCreate
 from app.core import limits
 from app.core.errors import (
@@ -31,6 +32,7 @@ from app.core.errors import (
     InvalidAmount,
     InvalidRequest,
     NotCancellable,
+    PaywatchError,
     RateUnavailable,
     UnknownChain,
     UnknownToken,
@@ -39,6 +41,7 @@ from app.core.evm import to_bytes20
 from app.core.netguard import BlockedAddress
 from app.services import idempotency, payments
 from app.services.decide import Status
+from app.services.idempotency import StoredAnswer
 from app.services.keys import Caller
 from app.services.ledger import Cause
 from app.services.payments import Accepted, NewPayment, PaymentFilter, Price
@@ -66,24 +69,23 @@ async def create_payment(
 ) -> Response:
     """Create a payment and get its fresh deposit address."""
     claim = claim_of(request, caller, body, idempotency_key)
-    if claim is not None:  # a retry gets its answer although the chain or the webhook's name is away by now
+    try:
+        quoted = await payments.quote(gateway.context, caller.defaults, _wanted(body))
+        if body.webhook_url is not None:
+            await gateway.context.guard.check_url(body.webhook_url)
+    except PaywatchError:
+        # A retry gets its answer although the chain or the webhook's name is away by now.
         async with gateway.context.db.read() as session:
-            answer = await idempotency.find(session, claim)
-        if answer is not None:
-            return replayed(answer)
-    quoted = await payments.quote(gateway.context, caller.merchant_id, _wanted(body))
-    if body.webhook_url is not None:
-        await gateway.context.guard.check_url(body.webhook_url)
-    async with gateway.context.db.write() as session:
-        if claim is not None:
-            answer = await idempotency.claim(session, claim)
-            if answer is not None:
-                return replayed(answer)
-        created = await payments.create(
-            gateway.context, session, gateway.deriver, caller.merchant_id, quoted, _cause(caller)
-        )
-        if claim is not None:
-            await idempotency.keep(session, claim, 201, created.content)
+            answer = await idempotency.find(session, claim) if claim is not None else None
+        if answer is None:
+            raise
+        return replayed(answer)
+    created = await payments.create(
+        gateway.context, gateway.deriver, caller.merchant_id, quoted, _cause(caller), claim, caller.has_endpoints
+    )
+    if isinstance(created, StoredAnswer):
+        return replayed(created)
+    request.state.payment_id = created.content["id"]
     if created.told:
         await gateway.wake_ups.webhooks()
     return JSONResponse(created.content, status_code=201)
@@ -139,12 +141,22 @@ async def get_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -
     dependencies=[needs("payments:write")],
     responses=problem_responses(NotCancellable),
 )
-async def cancel_payment(gateway: GatewayDep, caller: CallerDep, payment_id: str) -> PaymentView:
+async def cancel_payment(
+    request: Request,
+    gateway: GatewayDep,
+    caller: CallerDep,
+    payment_id: str,
+    idempotency_key: IdempotencyHeader = None,
+) -> Response:
     """Cancel a pending payment. Its address stays watched."""
-    async with gateway.context.db.write() as session:
-        view = await payments.cancel(gateway.context, session, caller.merchant_id, path_id(payment_id), _cause(caller))
+    wanted = path_id(payment_id)
+
+    async def cancel(session: AsyncSession) -> PaymentView:
+        return await payments.cancel(gateway.context, session, caller.merchant_id, wanted, _cause(caller))
+
+    answer = await answer_once(gateway, claim_of(request, caller, None, idempotency_key), 200, cancel)
     await gateway.wake_ups.webhooks()
-    return view
+    return answer
 
 
 def _wanted(body: PaymentCreate) -> NewPayment:

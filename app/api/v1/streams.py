@@ -50,7 +50,7 @@ async def stream_payment(
     Each has the event's type as `event`, its id as `id`, and as `data` what `GET /v1/payments/{id}/events` has. The
     stream ends after a quarter of an hour at most: connect again with `Last-Event-ID`.
     """
-    async with gateway.context.db.quick_read() as session:
+    async with gateway.context.db.read() as session:
         version = await version_of(session, caller.merchant_id, path_id(payment_id), last_event_id)
     return EventStream(_lines(gateway, payment_id, version), headers=HEADERS)
 

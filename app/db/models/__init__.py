@@ -4,6 +4,7 @@ from app.db.base import Base
 from app.db.models.chain import BlockHeader, ChainState
 from app.db.models.event import Event, WebhookAttempt, WebhookDelivery, WebhookEndpoint, WebhookReceiver
 from app.db.models.merchant import ApiKey, IdempotencyKey, Merchant
+from app.db.models.pause import Pause
 from app.db.models.payment import DepositAddress, Payment, PaymentOption
 from app.db.models.sweep import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem
 from app.db.models.token import Token
@@ -20,6 +21,7 @@ __all__ = [
     "Merchant",
     "NonceLane",
     "Outflow",
+    "Pause",
     "Payment",
     "PaymentOption",
     "Sweep",

@@ -41,6 +41,7 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     # To the minute: written beside the requests, not in them.
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # A time to come for a key that was rotated and still works for a while.
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 

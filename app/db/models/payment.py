@@ -14,12 +14,15 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core import limits
 from app.db.base import Base
 from app.db.types import Address, BigId, Json, Units, UtcDateTime
+
+_HOLDS = "holds_order AND status NOT IN ('expired', 'cancelled')"
 
 
 class DepositAddress(Base):
@@ -40,14 +43,22 @@ class DepositAddress(Base):
 class Payment(Base):
     __tablename__ = "payments"
     __table_args__ = (
-        # An order has at most one payment that is neither expired nor cancelled.
+        # An order is not given to two payments that are neither expired nor cancelled.
         Index(
             "uq_payments_open_order",
             "merchant_id",
             "order_id",
             unique=True,
-            postgresql_where=text("status NOT IN ('expired', 'cancelled')"),
-            sqlite_where=text("status NOT IN ('expired', 'cancelled')"),
+            postgresql_where=text(_HOLDS),
+            sqlite_where=text(_HOLDS),
+        ),
+        # What a merchant looks up, and what every payment for an order is checked by.
+        Index(
+            "ix_payments_merchant_id_order_id",
+            "merchant_id",
+            "order_id",
+            postgresql_where=text("order_id IS NOT NULL"),
+            sqlite_where=text("order_id IS NOT NULL"),
         ),
         Index("ix_payments_merchant_id_id", "merchant_id", "id"),
         Index("ix_payments_status_expires_at", "status", "expires_at"),
@@ -65,6 +76,10 @@ class Payment(Base):
     price_amount: Mapped[str | None] = mapped_column(String(limits.AMOUNT_CHARS))
     price_currency: Mapped[str | None] = mapped_column(String(10))
     order_id: Mapped[str | None] = mapped_column(String(128))
+    # While it is open nobody else may have its order. Given up for good when it expires or is cancelled: when its money
+    # comes after all, the order may have another payment, and that must stop nothing. The database's default is for
+    # servers that do not know the column yet.
+    holds_order: Mapped[bool] = mapped_column(Boolean, default=False, server_default=true())
     description: Mapped[str | None] = mapped_column(Text)
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", Json)
     redirect_url: Mapped[str | None] = mapped_column(Text)

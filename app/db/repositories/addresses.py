@@ -1,14 +1,15 @@
 """Deposit addresses: the next HD index, and whose an address is."""
 
+from collections import deque
 from collections.abc import Collection
-from datetime import datetime
 from typing import Final
 
-from sqlalchemy import any_, bindparam, func, insert, select, text
+from sqlalchemy import BigInteger, any_, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
+from app.db.driver import QuickSession
 from app.db.models import ChainState, DepositAddress, Payment, PaymentOption
 from app.db.types import Address
 
@@ -16,23 +17,31 @@ _CUT_UP: Final = """
     WITH RECURSIVE place(i) AS (SELECT 0 WHERE :count > 0 UNION ALL SELECT i + 1 FROM place WHERE i + 1 < :count)
     SELECT substr(:joined, i * 20 + 1, 20) FROM place
 """
+_NEXT: Final = text("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deposit_addresses'), 0) + 1")
+_BLOCK: Final = (
+    text("SELECT nextval(pg_get_serial_sequence('deposit_addresses', 'id')) AS id FROM generate_series(1, :count)")
+    .columns(id=BigInteger)
+    .bindparams(bindparam("count", type_=BigInteger))
+)
 
 
-async def next_index(session: AsyncSession) -> int:
-    """An HD index that was never handed out. Gaps are harmless; an index is never used again.
+class Indexes:
+    """HD indexes that were never handed out. Gaps are harmless; an index is never used again.
 
-    PostgreSQL's sequence is outside the transaction. SQLite's writers are one at a time (BEGIN IMMEDIATE), and its
-    AUTOINCREMENT counter rolls back only together with a payment that nobody was told of.
+    PostgreSQL's sequence is outside of transactions, so a process takes a block of it at a time. SQLite's writers are
+    one at a time (BEGIN IMMEDIATE), and its AUTOINCREMENT counter rolls back only together with a payment that nobody
+    was told of.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        query = text("SELECT nextval(pg_get_serial_sequence('deposit_addresses', 'id'))")
-    else:
-        query = text("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deposit_addresses'), 0) + 1")
-    return int((await session.execute(query)).scalar_one())
 
+    def __init__(self) -> None:
+        self._block: deque[int] = deque()
 
-async def insert_address(session: AsyncSession, index: int, branch: int, address: bytes, now: datetime) -> None:
-    await session.execute(insert(DepositAddress).values(id=index, branch=branch, address=address, created_at=now))
+    async def next(self, session: QuickSession) -> int:
+        if isinstance(session, AsyncSession) and session.get_bind().dialect.name == "sqlite":
+            return int((await session.execute(_NEXT)).scalar_one())
+        if not self._block:
+            self._block += [index for (index,) in await session.execute(_BLOCK, {"count": limits.INDEX_BLOCK})]
+        return self._block.popleft()
 
 
 async def payments_by_address(session: AsyncSession, addresses: Collection[bytes]) -> dict[bytes, str]:

@@ -1,18 +1,14 @@
 """Cursors, headers and checked assets."""
 
-from collections.abc import Iterable, Sequence
-from typing import Final, cast
+from collections.abc import Sequence
+from typing import cast
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.base import Base
 from app.db.models import BlockHeader, ChainState, Token
-
-# Made once: every new payment runs them, and making and hashing a statement costs as much as running it.
-_STATES: Final = select(ChainState)
-_TOKENS: Final = select(Token).where(Token.chain_id.in_(bindparam("chain_ids", expanding=True)))
 
 
 def upsert(session: AsyncSession, model: type[Base]) -> postgresql.Insert | sqlite.Insert:
@@ -32,12 +28,13 @@ async def lock_state(session: AsyncSession, chain_id: int) -> ChainState | None:
 
 
 async def list_states(session: AsyncSession) -> dict[int, ChainState]:
-    return {state.chain_id: state for state in await session.scalars(_STATES)}
+    return {state.chain_id: state for state in await session.scalars(select(ChainState))}
 
 
-async def insert_state(session: AsyncSession, values: dict[str, object]) -> None:
-    """Make the cursor of a chain unless it exists: two processes may start at once."""
-    await session.execute(upsert(session, ChainState).values(values).on_conflict_do_nothing())
+async def insert_state(session: AsyncSession, values: dict[str, object]) -> bool:
+    """Make the cursor of a chain; False when it exists: two processes may start at once, and neither sees the other."""
+    statement = upsert(session, ChainState).values(values).on_conflict_do_nothing().returning(ChainState.chain_id)
+    return await session.scalar(statement) is not None
 
 
 async def headers_from(session: AsyncSession, chain_id: int, lowest: int) -> Sequence[tuple[int, bytes]]:
@@ -60,8 +57,21 @@ async def insert_headers(session: AsyncSession, rows: list[dict[str, object]]) -
 
 
 async def insert_base(session: AsyncSession, row: dict[str, object]) -> None:
-    """The header under the first block to be scanned, unless another process was quicker."""
+    """The header of the cursor, unless it is kept."""
     await session.execute(upsert(session, BlockHeader).values(row).on_conflict_do_nothing())
+
+
+async def restore_headers(session: AsyncSession, chain_id: int, rows: list[dict[str, object]]) -> None:
+    """Write headers that should be kept again, missing ones too: ascending, linked, and known to be ours.
+
+    What lies below the lowest kept one is left out: it would stand there by itself.
+    """
+    lowest = await session.scalar(select(func.min(BlockHeader.number)).where(BlockHeader.chain_id == chain_id))
+    wanted = [row for row in rows if lowest is None or cast(int, row["number"]) > lowest]
+    if wanted:
+        statement = upsert(session, BlockHeader).values(wanted)
+        changed = {"parent_hash": statement.excluded.parent_hash}
+        await session.execute(statement.on_conflict_do_update(index_elements=["chain_id", "number"], set_=changed))
 
 
 async def delete_headers_above(session: AsyncSession, chain_id: int, number: int) -> None:
@@ -76,9 +86,9 @@ async def get_token(session: AsyncSession, chain_id: int, address: bytes) -> Tok
     return await session.get(Token, (chain_id, address))
 
 
-async def list_tokens(session: AsyncSession, chain_ids: Iterable[int]) -> dict[tuple[int, bytes], Token]:
-    found = await session.scalars(_TOKENS, {"chain_ids": list(chain_ids)})
-    return {(token.chain_id, token.address): token for token in found}
+async def list_tokens(session: AsyncSession) -> dict[tuple[int, bytes], Token]:
+    """All that were ever watched, of all chains."""
+    return {(token.chain_id, token.address): token for token in await session.scalars(select(Token))}
 
 
 async def save_token(session: AsyncSession, chain_id: int, address: bytes, symbol: str, decimals: int) -> None:

@@ -44,6 +44,18 @@ async def list_of_merchant(
     return (await session.scalars(query.order_by(Event.id.desc()).limit(limit))).all()
 
 
+async def list_all(
+    session: AsyncSession, merchant_id: str | None, since: datetime | None, until: datetime, after_id: str, limit: int
+) -> Sequence[Event]:
+    """Events of a merchant, or of all, made from `since` on and before `until`, by id above `after_id`."""
+    query = select(Event).where(Event.id > after_id, Event.created_at < until)
+    if merchant_id is not None:
+        query = query.where(Event.merchant_id == merchant_id)
+    if since is not None:
+        query = query.where(Event.created_at >= since)
+    return (await session.scalars(query.order_by(Event.id).limit(limit))).all()
+
+
 async def version_of(session: AsyncSession, payment_id: str, event_id: str) -> int | None:
     """The version of a payment's event; None when the payment has no such event."""
     return await session.scalar(select(Event.version).where(Event.id == event_id, Event.payment_id == payment_id))

@@ -1,13 +1,17 @@
 """Merchants, keys and idempotency."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db.models import ApiKey, IdempotencyKey, Merchant
+from app.db.driver import QuickSession
+from app.db.models import ApiKey, IdempotencyKey, Merchant, WebhookEndpoint
 from app.db.repositories.chains import upsert
+from app.db.types import UtcDateTime
 
 
 async def first(session: AsyncSession) -> Merchant | None:
@@ -23,15 +27,46 @@ async def by_name(session: AsyncSession, name: str) -> Merchant | None:
     return await session.scalar(select(Merchant).where(Merchant.name == name))
 
 
+async def names(session: AsyncSession) -> dict[str, str]:
+    """Every merchant's name by id, the oldest first."""
+    rows = await session.execute(select(Merchant.id, Merchant.name).order_by(Merchant.created_at, Merchant.id))
+    return {merchant_id: name for merchant_id, name in rows}
+
+
 # Made once, and without an entity: every request runs it, and SQLAlchemy's part of it is a third then.
-_BY_KEY_HASH: Final = select(ApiKey.merchant_id, ApiKey.id, ApiKey.scopes).where(
-    ApiKey.key_hash == bindparam("key_hash"), ApiKey.revoked_at.is_(None)
+_BY_KEY_HASH: Final = (
+    select(
+        *(ApiKey.id, ApiKey.scopes, Merchant.id, Merchant.confirmations_required, Merchant.confirmation_tiers),
+        *(Merchant.expires_in_s, Merchant.tolerance),
+        exists().where(WebhookEndpoint.merchant_id == Merchant.id, WebhookEndpoint.deleted_at.is_(None)),
+    )
+    .join(Merchant, Merchant.id == ApiKey.merchant_id)
+    .where(
+        ApiKey.key_hash == bindparam("key_hash"),
+        or_(ApiKey.revoked_at.is_(None), ApiKey.revoked_at > bindparam("now", type_=UtcDateTime)),
+    )
 )
 
 
-async def by_key_hash(session: AsyncSession, key_hash: bytes) -> tuple[str, str, list[str]] | None:
-    """Merchant, id and scopes of the API key with that hash unless it is revoked."""
-    return (await session.execute(_BY_KEY_HASH, {"key_hash": key_hash})).first()
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """An API key with its merchant's defaults, as they are stored."""
+
+    id: str
+    scopes: Sequence[str]
+    merchant_id: str
+    confirmations_required: int | None
+    confirmation_tiers: Sequence[dict[str, Any]]
+    expires_in_s: int
+    tolerance: str
+    has_endpoints: bool
+
+
+async def by_key_hash(session: QuickSession, key_hash: bytes, now: datetime) -> KnownKey | None:
+    """The API key with that hash unless it was revoked before `now`."""
+    for row in await session.execute(_BY_KEY_HASH, {"key_hash": key_hash, "now": now}):
+        return KnownKey(*row)
+    return None
 
 
 async def keys_named(session: AsyncSession, merchant_id: str, name: str) -> list[ApiKey]:
@@ -40,7 +75,13 @@ async def keys_named(session: AsyncSession, merchant_id: str, name: str) -> list
 
 
 async def get_key(session: AsyncSession, key_id: str) -> ApiKey | None:
-    return await session.get(ApiKey, key_id)
+    """Locked, for whoever changes it."""
+    return await session.scalar(select(ApiKey).where(ApiKey.id == key_id).with_for_update())
+
+
+async def key_of_hash(session: AsyncSession, key_hash: bytes) -> ApiKey | None:
+    """The key with that hash, revoked or not, whoever's it is."""
+    return await session.scalar(select(ApiKey).where(ApiKey.key_hash == key_hash))
 
 
 async def list_keys(session: AsyncSession, merchant_id: str, before_id: str | None, limit: int) -> list[ApiKey]:

@@ -1,9 +1,9 @@
 """Money that left deposit addresses, as the chain shows it, and what the addresses should hold after it."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
@@ -13,6 +13,7 @@ from app.db.repositories.chains import upsert
 from app.db.repositories.sweeps import FOLLOWED
 
 OBSERVED = ["chain_id", "block_hash", "tx_index", "position"]
+BALANCE: Final = "balance"  # the position of a transfer that only a balance showed
 
 
 async def live_treasuries(session: AsyncSession, chain_id: int) -> set[bytes]:
@@ -65,18 +66,33 @@ async def record(session: AsyncSession, rows: list[dict[str, Any]]) -> list[Outf
 
 async def orphan_above(session: AsyncSession, chain_id: int, block_number: int) -> list[Outflow]:
     """Mark the chain's canonical outflows above a block as orphaned; returns them."""
-    above = and_(Outflow.chain_id == chain_id, Outflow.block_number > block_number, Outflow.canonical)
-    orphaned = list(await session.scalars(select(Outflow).where(above)))
+    return await _orphan(session, chain_id, Outflow.block_number > block_number)
+
+
+async def orphan_replaced(
+    session: AsyncSession, chain_id: int, first: int, last: int, hashes: Collection[bytes]
+) -> list[Outflow]:
+    """Mark those of the blocks `first` to `last` as orphaned that stand in none of these blocks; returns them."""
+    replaced = Outflow.block_number.between(first, last) & Outflow.block_hash.not_in(hashes)
+    return await _orphan(session, chain_id, replaced)
+
+
+async def _orphan(session: AsyncSession, chain_id: int, which: ColumnElement[bool]) -> list[Outflow]:
+    those = and_(Outflow.chain_id == chain_id, which, Outflow.canonical)
+    orphaned = list(await session.scalars(select(Outflow).where(those)))
     for row in orphaned:
         row.canonical = row.verified = False
     await session.flush()
     return orphaned
 
 
-async def unverified(session: AsyncSession, chain_id: int, cursor: int, confirmations: int) -> Sequence[Outflow]:
+async def unverified(
+    session: AsyncSession, chain_id: int, cursor: int, confirmations: int, after_id: int
+) -> Sequence[Outflow]:
     """Canonical outflows with the required confirmations at `cursor`, receipt not read again.
 
-    An option says how many it requires; `confirmations` is for money that no option asked for.
+    An option says how many it requires; `confirmations` is for money that no option asked for. From the one after
+    `after_id` on, and then from the first: what can never be proved must not keep the rest waiting.
     """
     query = (
         select(Outflow)
@@ -93,7 +109,7 @@ async def unverified(session: AsyncSession, chain_id: int, cursor: int, confirma
             ~Outflow.verified,
             Outflow.block_number <= cursor - func.coalesce(PaymentOption.confirmations_required, confirmations) + 1,
         )
-        .order_by(Outflow.block_number)
+        .order_by(Outflow.id <= after_id, Outflow.id)
         .limit(limits.VERIFY_TRANSFERS)
     )
     return list(await session.scalars(query))
@@ -136,8 +152,9 @@ async def holdings(
     """What was recorded for addresses up to a block, in base units by (address, asset): received, less what left.
 
     Native coin has been spent on the gas of outflows and of transactions of ours that moved nothing. A top-up counts
-    from when it is signed, wherever the cursor is: it must never be taken for a customer's money. Where more left than
-    was recorded, the number is negative.
+    from when it is signed, wherever the cursor is: it must never be taken for a customer's money. So does a transfer
+    that only a balance showed, for it may have arrived in an earlier block than the one where it was seen: where blocks
+    are read again, it would be found a second time. Where more left than was recorded, the number is negative.
     """
     found: dict[tuple[bytes, bytes], int] = {}
 
@@ -149,7 +166,7 @@ async def holdings(
             Transaction.chain_id == chain_id,
             Transaction.canonical,
             Transaction.recipient.in_(wanted),
-            Transaction.block_number <= upto,
+            or_(Transaction.block_number <= upto, Transaction.position == BALANCE),
         )
         for recipient, asset, units in await session.execute(received):
             add(recipient, asset, units)

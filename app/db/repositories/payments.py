@@ -1,15 +1,18 @@
 """Payments with their options, addresses and transfers."""
 
-from collections.abc import Collection, Iterable, Sequence
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import exists, func, select, tuple_
+from sqlalchemy import Text, case, cast, exists, func, or_, select, tuple_, type_coerce
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
 from app.db.models import DepositAddress, Outflow, Payment, PaymentOption, SweepAttempt, Token, Transaction
+from app.db.types import UtcDateTime
 
 Row = TypeVar("Row", PaymentOption, Transaction, Outflow)
 
@@ -22,7 +25,7 @@ class PaymentRecord:
     address: bytes
     options: Sequence[PaymentOption]
     transactions: Sequence[Transaction]
-    tokens: dict[tuple[int, bytes], Token]
+    tokens: Mapping[tuple[int, bytes], Token]
     outflows: Sequence[Outflow] = ()
     # Ids of the sweeps that are behind outflows, by transaction hash.
     sweep_ids: dict[bytes, str] = field(default_factory=dict)
@@ -42,9 +45,14 @@ class PaymentFilter:
     created_before: datetime | None = None
 
 
-async def lock(session: AsyncSession, payment_ids: Collection[str]) -> None:
-    """Lock payments in the order of their ids: every writer does, so no two can wait for each other."""
-    query = select(Payment.id).where(Payment.id.in_(payment_ids)).order_by(Payment.id).with_for_update()
+async def lock(session: AsyncSession, payment_ids: Collection[str], and_their_rows: bool = False) -> None:
+    """Lock payments in the order of their ids: every writer does, so no two can wait for each other.
+
+    `and_their_rows`: wait also for transfers and sweeps of theirs that are being written. Not for those who write such
+    rows themselves: steps of two chains would each wait for the other's transfer to the same payment.
+    """
+    query = select(Payment.id).where(Payment.id.in_(payment_ids)).order_by(Payment.id)
+    query = query.with_for_update(key_share=not and_their_rows)
     (await session.execute(query)).all()
 
 
@@ -116,7 +124,7 @@ def _by_payment(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-async def find_by_order(session: AsyncSession, merchant_id: str, order_id: str) -> str | None:
+async def find_by_order(session: AsyncSession, merchant_id: str, order_id: str | None) -> str | None:
     """Id of the merchant's payment for that order which is neither expired nor cancelled."""
     query = select(Payment.id).where(
         Payment.merchant_id == merchant_id,
@@ -177,22 +185,96 @@ async def count_by_status(session: AsyncSession) -> dict[str, int]:
     return {status: count for status, count in rows}
 
 
-async def to_decide(
-    session: AsyncSession, chain_id: int, statuses: Collection[str], block_time: datetime, idle_since: datetime
-) -> list[str]:
-    """Ids of the chain's payments that a step must decide anew although no transfer touched them.
+async def count_by_flag(session: AsyncSession) -> dict[str, int]:
+    """How many payments of all merchants have each flag that any has."""
+    flags = cast(Payment.flags, Text)  # JSON as such is not compared
+    rows = await session.execute(select(flags, func.count()).where(flags != "[]").group_by(flags))
+    found: Counter[str] = Counter()
+    for text, count in rows:
+        found.update(dict.fromkeys(json.loads(text), count))
+    return dict(found)
 
-    Those in `statuses` (their confirmations grow), and pending ones whose time is up: `block_time` is the cursor's,
-    `idle_since` the moment before which an expiry counts on a chain without newer blocks.
+
+async def oldest(session: AsyncSession, now: datetime) -> dict[tuple[int, str], datetime]:
+    """Since when the payment of a chain that waits longest does so, by (chain id, status): a detected one for its
+    confirmations, a confirmed one for its settlement, a pending one, whose time is up, for the chain to say so.
     """
-    on_chain = exists().where(PaymentOption.payment_id == Payment.id, PaymentOption.chain_id == chain_id)
-    due = (Payment.status == "pending") & (Payment.expires_at < max(block_time, idle_since))
-    query = select(Payment.id).where(on_chain, Payment.status.in_(statuses) | due).order_by(Payment.id)
+    since = case(
+        (Payment.status == "pending", Payment.expires_at),
+        (Payment.status == "detected", Payment.detected_at),
+        else_=Payment.confirmed_at,
+    )
+    overdue = (Payment.status == "pending") & (Payment.expires_at < now)
+    query = (
+        select(PaymentOption.chain_id, Payment.status, type_coerce(func.min(since), UtcDateTime))
+        .join(
+            PaymentOption,
+            (PaymentOption.payment_id == Payment.id) & (PaymentOption.position == Payment.option_position),
+        )
+        .where(Payment.status.in_(("detected", "confirmed")) | overdue)
+        .group_by(PaymentOption.chain_id, Payment.status)
+    )
+    return {(chain_id, status): moment for chain_id, status, moment in await session.execute(query)}
+
+
+async def due(session: AsyncSession, chain_id: int, passed: Mapping[int, datetime]) -> list[str]:
+    """Ids of the chain's pending payments whose time is up on all chains that they could be paid on; at most
+    DECIDE_PAYMENTS, those that wait longest.
+
+    `passed`: by chain id the moment up to which nothing can be missing. A chain without one holds its payments open.
+    """
+    if chain_id not in passed:
+        return []
+    up_to = [(PaymentOption.chain_id == each) & (Payment.expires_at <= moment) for each, moment in passed.items()]
+    of_payment = PaymentOption.payment_id == Payment.id
+    query = (
+        select(Payment.id)
+        .where(
+            Payment.status == "pending",
+            Payment.expires_at <= passed[chain_id],
+            exists().where(of_payment, PaymentOption.chain_id == chain_id),
+            ~exists().where(of_payment, ~or_(*up_to)),
+        )
+        .order_by(Payment.expires_at)
+        .limit(limits.DECIDE_PAYMENTS)
+    )
     return list(await session.scalars(query))
 
 
-async def unverified(session: AsyncSession, chain_id: int, cursor: int) -> Sequence[Transaction]:
-    """Canonical transfers of detected payments with the required confirmations at `cursor`, receipt not read again."""
+async def ripening(session: AsyncSession, chain_id: int, final_block: int | None, after_id: str) -> list[str]:
+    """Ids of payments that the chain pays and that confirmations or finality may take on; at most DECIDE_PAYMENTS.
+
+    Detected ones with a verified transfer, and confirmed ones with one that is no higher than `final_block`; None
+    where finality settles nothing. From the one after `after_id` on, and then from the first: one that waits for its
+    other parts must not keep the rest waiting.
+    """
+    # No EXISTS: PostgreSQL would hash the whole history for it instead of asking an index for each open payment.
+    paid_by = (PaymentOption.payment_id == Payment.id) & (PaymentOption.position == Payment.option_position)
+    verified = (
+        select(Transaction.id)
+        .join(PaymentOption, paid_by & (PaymentOption.chain_id == chain_id))
+        .where(
+            Transaction.payment_id == Payment.id,
+            Transaction.chain_id == chain_id,
+            Transaction.asset == PaymentOption.asset,
+            Transaction.canonical,
+            Transaction.verified,
+        )
+        .limit(1)
+    )
+    ripe = (Payment.status == "detected") & verified.scalar_subquery().is_not(None)
+    if final_block is not None:
+        final = verified.where(Transaction.block_number <= final_block)
+        ripe |= (Payment.status == "confirmed") & final.scalar_subquery().is_not(None)
+    query = select(Payment.id).where(ripe).order_by(Payment.id <= after_id, Payment.id).limit(limits.DECIDE_PAYMENTS)
+    return list(await session.scalars(query))
+
+
+async def unverified(session: AsyncSession, chain_id: int, cursor: int, after_id: int) -> Sequence[Transaction]:
+    """Canonical transfers of detected payments with the required confirmations at `cursor`, receipt not read again.
+
+    From the one after `after_id` on, and then from the first: what can never be proved must not keep the rest waiting.
+    """
     query = (
         select(Transaction)
         .join(Payment, Payment.id == Transaction.payment_id)
@@ -209,7 +291,7 @@ async def unverified(session: AsyncSession, chain_id: int, cursor: int) -> Seque
             Payment.status == "detected",
             Transaction.block_number <= cursor - PaymentOption.confirmations_required + 1,
         )
-        .order_by(Transaction.block_number)
+        .order_by(Transaction.id <= after_id, Transaction.id)
         .limit(limits.VERIFY_TRANSFERS)
     )
     return list(await session.scalars(query))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Float, and_, cast, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
@@ -55,6 +55,23 @@ class Failures:
 
     count: int
     last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An address that sweeps could not empty. `error`: what was said of one of them, if anything was."""
+
+    chain_id: int
+    address: bytes
+    payment_id: str
+    count: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    gas: float
+    fee_wei: float
 
 
 # --- lanes
@@ -162,10 +179,35 @@ async def frozen(session: AsyncSession) -> dict[int, list[str]]:
     return found
 
 
-async def deploying(session: AsyncSession, chain_id: int, since: datetime) -> bool:
-    """Whether a contract's deployment is not mined yet, or was signed after `since`."""
+async def count_by_status(session: AsyncSession) -> dict[tuple[int, str], int]:
+    """How many sweeps there are, by (chain id, status)."""
+    query = select(Sweep.chain_id, Sweep.status, func.count()).group_by(Sweep.chain_id, Sweep.status)
+    return {(chain_id, status): count for chain_id, status, count in await session.execute(query)}
+
+
+async def spent(session: AsyncSession) -> dict[tuple[int, str], Spent]:
+    """What the sweeps that have ended cost, by (chain id, kind): for a graph, so in floating point."""
+    query = (
+        select(
+            Sweep.chain_id,
+            Sweep.kind,
+            cast(func.sum(Sweep.gas_used), Float),
+            func.sum(cast(Sweep.fee_units, Float)),
+        )
+        .where(Sweep.status.in_(("confirmed", "failed")), Sweep.fee_units.is_not(None))
+        .group_by(Sweep.chain_id, Sweep.kind)
+    )
+    return {(chain_id, kind): Spent(gas, fee_wei) for chain_id, kind, gas, fee_wei in await session.execute(query)}
+
+
+async def deploying(session: AsyncSession, chain_id: int, account: bytes, since: datetime) -> bool:
+    """Whether an account's deployment of a contract is not mined yet, or was signed after `since`.
+
+    Each gas account has contracts of its own.
+    """
     query = select(Sweep.id).where(
         Sweep.chain_id == chain_id,
+        Sweep.account == account,
         Sweep.kind == "deploy",
         or_(Sweep.status.in_(("signed", "frozen")), Sweep.created_at > since),
     )
@@ -256,18 +298,43 @@ async def failures(
     session: AsyncSession, chain_id: int, addresses: Collection[bytes]
 ) -> dict[tuple[bytes, bytes], Failures]:
     """By (address, asset): sweeps of them that ended and moved nothing."""
-    in_vain = or_(SweepItem.moved_units.is_(None), SweepItem.moved_units == 0)
     query = (
         select(SweepItem.address, SweepItem.asset, func.count(), func.max(Sweep.ended_at))
         .join(Sweep, Sweep.id == SweepItem.sweep_id)
         .where(
             SweepItem.chain_id == chain_id,
             SweepItem.address.in_(addresses),
-            Sweep.kind != "topup",
-            Sweep.status.in_(("confirmed", "failed")),
-            and_(~SweepItem.live, in_vain),
+            _in_vain(),
         )
         .group_by(SweepItem.address, SweepItem.asset)
     )
     rows = await session.execute(query)
     return {(address, asset): Failures(count, last) for address, asset, count, last in rows if last is not None}
+
+
+async def refused(session: AsyncSession, least: int) -> list[Refused]:
+    """Addresses whose money waits although at least so many sweeps of it moved nothing, the first few."""
+    waits = exists().where(
+        Transaction.chain_id == SweepItem.chain_id,
+        Transaction.recipient == SweepItem.address,
+        Transaction.asset == SweepItem.asset,
+        Transaction.canonical,
+        ~Transaction.swept,
+    )
+    query = (
+        select(
+            SweepItem.chain_id, SweepItem.address, func.min(SweepItem.payment_id), func.count(), func.max(Sweep.error)
+        )
+        .join(Sweep, Sweep.id == SweepItem.sweep_id)
+        .where(_in_vain(), waits)
+        .group_by(SweepItem.chain_id, SweepItem.address, SweepItem.asset)
+        .having(func.count() >= least)
+        .order_by(func.min(SweepItem.id))
+        .limit(limits.DOCTOR_ROWS)
+    )
+    return [Refused(*row) for row in await session.execute(query)]
+
+
+def _in_vain() -> ColumnElement[bool]:
+    moved_nothing = or_(SweepItem.moved_units.is_(None), SweepItem.moved_units == 0)
+    return and_(Sweep.kind != "topup", Sweep.status.in_(("confirmed", "failed")), ~SweepItem.live, moved_nothing)

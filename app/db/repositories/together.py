@@ -5,23 +5,22 @@ from functools import lru_cache
 from typing import Any, cast
 
 from sqlalchemy import Executable, Select, Table, bindparam, insert, literal_column, select
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import class_mapper
 
 from app.db.base import Base
+from app.db.driver import Driver, QuickSession
 
 # A row's table, and the attributes that it sets with their columns; an id that the database counts is left to it.
 _Shape = tuple[Table, tuple[tuple[str, str], ...]]
 
 
-async def insert_together(session: AsyncSession, rows: Sequence[Base]) -> None:
+async def insert_together(session: QuickSession, rows: Sequence[Base]) -> None:
     """Insert new rows, each after those that it refers to; they do not become objects of the session.
 
-    PostgreSQL gets one statement, whose foreign keys it checks at the end: a unit of work takes a round trip for each
-    table, and three times the CPU. An attribute that was not set is null.
+    The driver gets one statement, whose foreign keys PostgreSQL checks at its end. What was not set is null.
     """
     shapes = tuple(_shape(type(row), row.__dict__.get("id", 0) is None or "id" not in row.__dict__) for row in rows)
-    if session.get_bind().dialect.name == "postgresql":
+    if isinstance(session, Driver):
         await session.execute(_all_at_once(shapes), _values(rows, shapes))
         return
     for row, shape in zip(rows, shapes, strict=True):

@@ -1,8 +1,9 @@
 """Observed transfers."""
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.evm import NATIVE_ASSET
@@ -71,10 +72,22 @@ async def replace_balances(session: AsyncSession, news: list[dict[str, Any]], po
 
 async def orphan_above(session: AsyncSession, chain_id: int, block_number: int) -> set[str]:
     """Mark the chain's canonical transfers above a block as orphaned; returns the payments they belong to."""
-    above = and_(Transaction.chain_id == chain_id, Transaction.block_number > block_number, Transaction.canonical)
-    payment_ids = set(await session.scalars(select(Transaction.payment_id).where(above)))
+    return await _orphan(session, chain_id, Transaction.block_number > block_number)
+
+
+async def orphan_replaced(
+    session: AsyncSession, chain_id: int, first: int, last: int, hashes: Collection[bytes]
+) -> set[str]:
+    """Mark those of the blocks `first` to `last` as orphaned that stand in none of these blocks; as `orphan_above`."""
+    replaced = Transaction.block_number.between(first, last) & Transaction.block_hash.not_in(hashes)
+    return await _orphan(session, chain_id, replaced)
+
+
+async def _orphan(session: AsyncSession, chain_id: int, which: ColumnElement[bool]) -> set[str]:
+    those = and_(Transaction.chain_id == chain_id, which, Transaction.canonical)
+    payment_ids = set(await session.scalars(select(Transaction.payment_id).where(those)))
     if payment_ids:
-        await session.execute(update(Transaction).where(above).values(canonical=False, verified=False, noted=False))
+        await session.execute(update(Transaction).where(those).values(canonical=False, verified=False, noted=False))
     return payment_ids
 
 

@@ -5,12 +5,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Integer, bindparam, case, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Integer, and_, bindparam, case, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from app.core import limits
-from app.db.models import Event, Merchant, WebhookAttempt, WebhookDelivery, WebhookEndpoint, WebhookReceiver
+from app.db.driver import QuickSession
+from app.db.models import (
+    Event,
+    Merchant,
+    Payment,
+    Transaction,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookReceiver,
+)
 from app.db.repositories.chains import upsert
 
 # Made once: every change of a payment runs it.
@@ -20,6 +30,23 @@ _ENDPOINTS: Final = (
     .order_by(WebhookEndpoint.id.desc())
     .limit(bindparam("limit", type_=Integer))
 )
+
+_HELD: Final = (
+    select(WebhookEndpoint.id, WebhookEndpoint.url, WebhookEndpoint.event_types, WebhookEndpoint.disabled_at)
+    .where(WebhookEndpoint.merchant_id == bindparam("merchant_id"), WebhookEndpoint.deleted_at.is_(None))
+    .order_by(WebhookEndpoint.id)
+    .with_for_update(read=True)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldEndpoint:
+    """What deliveries ask of an endpoint; it stays so until the transaction ends."""
+
+    id: str
+    url: str
+    event_types: Sequence[str] | None
+    disabled_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +69,13 @@ class DueDelivery:
     old_secrets: Sequence[Mapping[str, str]]
     manual: bool
     leased_until: datetime
+    # When the block was mined that paid the payment; None when none has.
+    mined_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookCounts:
-    """`due` are those of `pending` whose time has come, under way or waiting."""
+    """`due` are those of `pending` whose time has come, under way or waiting; `dead` those that were given up."""
 
     endpoints_disabled: int
     pending: int
@@ -72,18 +101,12 @@ async def list_endpoints(
     return (await session.scalars(query, {"merchant_id": merchant_id, "limit": limit})).all()
 
 
-async def hold_endpoints(session: AsyncSession, merchant_id: str) -> Sequence[WebhookEndpoint]:
+async def hold_endpoints(session: QuickSession, merchant_id: str) -> list[HeldEndpoint]:
     """The merchant's endpoints under shared locks, for whoever makes deliveries pending.
 
     One that is being disabled or deleted is waited for: its pending deliveries would be ended before these are there.
     """
-    query = (
-        select(WebhookEndpoint)
-        .where(WebhookEndpoint.merchant_id == merchant_id, WebhookEndpoint.deleted_at.is_(None))
-        .order_by(WebhookEndpoint.id)
-        .with_for_update(read=True)
-    )
-    return list(await session.scalars(query))
+    return [HeldEndpoint(*row) for row in await session.execute(_HELD, {"merchant_id": merchant_id})]
 
 
 async def lock_endpoint(session: AsyncSession, endpoint_id: str) -> WebhookEndpoint:
@@ -173,8 +196,14 @@ def _share(failing: WebhookReceiver | None) -> int:
 
 
 async def _load_due(session: AsyncSession, ids: list[str], leased_until: datetime) -> list[DueDelivery]:
+    mined_at = (
+        select(func.max(Transaction.block_time))
+        .join(Payment, (Payment.id == Transaction.payment_id) & (Payment.detected_in_block == Transaction.block_number))
+        .where(Transaction.payment_id == WebhookDelivery.payment_id, Transaction.canonical)
+        .correlate(WebhookDelivery)
+    )
     found = await session.execute(
-        select(WebhookDelivery, Event, WebhookEndpoint, Merchant)
+        select(WebhookDelivery, Event, WebhookEndpoint, Merchant, mined_at.scalar_subquery())
         .join(Event, Event.id == WebhookDelivery.event_id)
         .join(Merchant, Merchant.id == WebhookDelivery.merchant_id)
         .outerjoin(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
@@ -196,8 +225,9 @@ async def _load_due(session: AsyncSession, ids: list[str], leased_until: datetim
             old_secrets=merchant.old_webhook_secrets if row.endpoint_id is None else endpoint.old_secrets,
             manual=row.manual,
             leased_until=leased_until,
+            mined_at=mined,
         )
-        for row, event, endpoint, merchant in found
+        for row, event, endpoint, merchant, mined in found
     ]
 
 
@@ -236,6 +266,14 @@ async def note_failure(session: AsyncSession, receiver: str, now: datetime, unav
 async def forget_failures(session: AsyncSession, *receivers: str) -> None:
     if receivers:
         await session.execute(delete(WebhookReceiver).where(WebhookReceiver.receiver.in_(receivers)))
+
+
+async def forgive_pause(session: AsyncSession, since: datetime, until: datetime) -> None:
+    """Let the time of a pause count for nothing in how long receivers have been failing: nobody asked them then."""
+    query = select(WebhookReceiver).order_by(WebhookReceiver.receiver).with_for_update()
+    for row in await session.scalars(query):
+        row.failing_since += until - max(row.failing_since, since)
+        row.last_failed_at += until - max(row.last_failed_at, since)
 
 
 async def end_pending(session: AsyncSession, receiver: str, reason: str) -> int:
@@ -292,20 +330,35 @@ async def lock_dead(
     rows: int,
 ) -> list[WebhookDelivery]:
     """Dead deliveries made since then to these endpoints, and to payments' own URLs if asked for; oldest first."""
-    receives = WebhookDelivery.endpoint_id.in_(endpoint_ids)
     query = (
         select(WebhookDelivery)
-        .where(
-            WebhookDelivery.merchant_id == merchant_id,
-            WebhookDelivery.status == "dead",
-            WebhookDelivery.created_at >= since,
-            or_(receives, WebhookDelivery.endpoint_id.is_(None)) if own_urls else receives,
-        )
+        .where(_dead(merchant_id, since, endpoint_ids, own_urls))
         .order_by(WebhookDelivery.id)
         .limit(rows)
         .with_for_update(skip_locked=True)
     )
     return list(await session.scalars(query))
+
+
+async def count_dead(session: AsyncSession, merchant_id: str, since: datetime, endpoint_ids: Collection[str]) -> int:
+    """How many `lock_dead` would find, payments' own URLs included."""
+    query = select(func.count()).select_from(WebhookDelivery).where(_dead(merchant_id, since, endpoint_ids, True))
+    return await session.scalar(query) or 0
+
+
+def _dead(merchant_id: str, since: datetime, endpoint_ids: Collection[str], own_urls: bool) -> ColumnElement[bool]:
+    receives = WebhookDelivery.endpoint_id.in_(endpoint_ids)
+    return and_(
+        WebhookDelivery.merchant_id == merchant_id,
+        WebhookDelivery.status == "dead",
+        WebhookDelivery.created_at >= since,
+        or_(receives, WebhookDelivery.endpoint_id.is_(None)) if own_urls else receives,
+    )
+
+
+async def get_delivery(session: AsyncSession, delivery_id: str) -> WebhookDelivery | None:
+    """Any merchant's."""
+    return await session.get(WebhookDelivery, delivery_id)
 
 
 async def list_deliveries(
@@ -349,13 +402,38 @@ async def count_due(session: AsyncSession, now: datetime) -> int:
     return int(await session.scalar(query) or 0)
 
 
+async def oldest_due(session: AsyncSession, now: datetime) -> datetime | None:
+    """Since when the delivery that waits longest is due, without those that wait for a receiver that is only probed."""
+    query = select(func.min(WebhookDelivery.next_attempt_at)).where(
+        WebhookDelivery.status == "pending",
+        WebhookDelivery.next_attempt_at <= now,
+        WebhookDelivery.receiver.not_in(select(WebhookReceiver.receiver).where(_is_probed())),
+    )
+    return await session.scalar(query)
+
+
+async def count_probed(session: AsyncSession) -> int:
+    """Receivers that have failed so often that they are only probed."""
+    return await session.scalar(select(func.count()).select_from(WebhookReceiver).where(_is_probed())) or 0
+
+
+def given_up() -> ColumnElement[bool]:
+    """Dead deliveries that were tried; what is not sent because its endpoint is disabled or deleted is none of them."""
+    not_wanted = ("endpoint_disabled", "endpoint_deleted")
+    return and_(WebhookDelivery.status == "dead", WebhookDelivery.dead_reason.not_in(not_wanted))
+
+
+def _is_probed() -> ColumnElement[bool]:
+    return WebhookReceiver.failure_count >= limits.WEBHOOK_BREAKER_FAILURES
+
+
 async def counts(session: AsyncSession, now: datetime) -> WebhookCounts:
     """What a gauge shows, of all merchants."""
     disabled = select(func.count()).where(
         WebhookEndpoint.disabled_at.is_not(None), WebhookEndpoint.deleted_at.is_(None)
     )
     pending = select(func.count()).where(WebhookDelivery.status == "pending")
-    dead = select(func.count()).where(WebhookDelivery.status == "dead")
+    dead = select(func.count()).where(given_up())
     row = await session.execute(select(disabled.scalar_subquery(), pending.scalar_subquery(), dead.scalar_subquery()))
     endpoints_disabled, pending_count, dead_count = row.one()
     return WebhookCounts(endpoints_disabled, pending_count, await count_due(session, now), dead_count)

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from app.blockchain.blocks import BlockRun, fetch_run
 from app.blockchain.errors import InvalidAnswerError, NodeError
 from app.blockchain.rpc import Endpoint
+from app.core import metrics
 from app.core.chains import Chain
 from app.core.evm import hex0x
 from app.core.logger import get_logger
+from app.db.engine import roll_back
 from app.db.repositories import chains, transactions
 from app.services.blockchain.balances import POSITION
 from app.services.blockchain.chains import require_same_chain
 from app.services.blockchain.fork import release
 from app.services.blockchain.gather import Matches, match
 from app.services.blockchain.outflows import mark_swept, record_outflows
-from app.services.blockchain.rows import transfer_row
+from app.services.blockchain.rows import header_row, transfer_row
 from app.services.context import Context
 from app.services.decide import Change
 from app.services.ledger import Cause, decide_again
@@ -51,8 +53,10 @@ async def backup_pass(context: Context, chain: Chain) -> Reread | None:
     nodes = context.nodes.nodes(chain)
     preferred = nodes.pick()
     endpoint = (nodes.pick(other_than=preferred) if preferred else None) or preferred
-    if last < first or endpoint is None:
+    if last < first:
         return None
+    if endpoint is None:
+        return Reread(first, last, problem="no endpoint is on this chain")
     try:
         outcome = await reread(context, chain, endpoint, first, last, Cause("backup", {"chain": chain.name}))
     except NodeError as error:
@@ -76,16 +80,23 @@ async def cursor_of(context: Context, chain: Chain) -> int | None:
     return None if state is None else state.last_scanned_block
 
 
-async def rescan_blocks(context: Context, chain: Chain, first: int, last: int | None) -> AsyncIterator[Reread]:
-    """Read `first` to `last` (the cursor by default) again, a range at a time; crediting twice is impossible.
+async def rescan_blocks(
+    context: Context, chain: Chain, first: int, last: int | None, dry_run: bool = False
+) -> AsyncIterator[Reread]:
+    """Read `first` to `last` (the cursor by default) again, a range at a time; crediting twice is impossible. Headers
+    that should be kept and are not come back.
+
+    A dry run finds the same and keeps nothing; it is not for a halted chain.
 
     A chain that a fork below finality has halted is first taken back to the common ancestor with the node, or to
     below `first` when there is none: the operator has looked, and says that the node is right. The last outcome has a
     `problem` when the node could not be asked or believed; what was read until then stays.
     """
     nodes = context.nodes.nodes(chain)
+    log.info("rescan", chain=chain.name, first=first, last=last, dry_run=dry_run)
     try:
-        await release(context, chain, first)
+        if not dry_run:
+            await release(context, chain, first)
     except NodeError as error:
         yield Reread(first, first, problem=str(error))
         return
@@ -100,7 +111,7 @@ async def rescan_blocks(context: Context, chain: Chain, first: int, last: int | 
         if upto < first:
             return
         try:
-            yield await reread(context, chain, endpoint, first, upto, cause)
+            yield await reread(context, chain, endpoint, first, upto, cause, dry_run)
         except NodeError as error:
             nodes.failed(endpoint, error)
             yield Reread(first, upto, problem=f"{endpoint.name}: {error}")
@@ -108,7 +119,9 @@ async def rescan_blocks(context: Context, chain: Chain, first: int, last: int | 
         first = upto + 1
 
 
-async def reread(context: Context, chain: Chain, endpoint: Endpoint, first: int, last: int, cause: Cause) -> Reread:
+async def reread(
+    context: Context, chain: Chain, endpoint: Endpoint, first: int, last: int, cause: Cause, dry_run: bool = False
+) -> Reread:
     """Fetch scanned blocks again and credit what is missing. Raises NodeError, also when the blocks are not ours."""
     await require_same_chain(context, chain, endpoint)
     async with context.db.read() as session:
@@ -121,19 +134,28 @@ async def reread(context: Context, chain: Chain, endpoint: Endpoint, first: int,
         by_range=state is not None and last <= state.finalized_block,
         trace=chain.native.detect == "trace",
     )
-    return await _credit(context, chain, run, await match(context, chain, endpoint, run), cause)
+    return await _credit(context, chain, run, await match(context, chain, endpoint, run), cause, dry_run)
 
 
-async def _credit(context: Context, chain: Chain, run: BlockRun, matches: Matches, cause: Cause) -> Reread:
+async def _credit(
+    context: Context, chain: Chain, run: BlockRun, matches: Matches, cause: Cause, dry_run: bool
+) -> Reread:
     first, last = run.headers[0].number, run.headers[-1].number
     async with context.db.write() as session:
         state = await chains.lock_state(session, chain.chain_id)
         if state is None or state.last_scanned_block < last:
             return Reread(first, last)  # rolled back meanwhile: the scan reads these blocks anew anyway
-        ours = dict(await chains.headers_from(session, chain.chain_id, first))
+        if cause.kind == "backup" and state.halt_code is not None:
+            return Reread(first, last)  # halted meanwhile
+        ours = dict(await chains.headers_from(session, chain.chain_id, first - 1))
+        ours[state.last_scanned_block] = state.last_scanned_hash
+        if ours.get(first - 1, run.headers[0].parent_hash) != run.headers[0].parent_hash:
+            raise InvalidAnswerError(f"block {first} does not follow the one that was scanned below it")
         for header in run.headers:
             if ours.get(header.number, header.hash) != header.hash:
                 raise InvalidAnswerError(f"block {header.number} is {hex0x(header.hash)} here, another one was scanned")
+        if cause.kind == "operator":
+            await chains.restore_headers(session, chain.chain_id, [header_row(chain, each) for each in run.headers])
         news = await transactions.record(session, [transfer_row(chain, *found) for found in matches.transfers])
         await transactions.replace_balances(session, news, POSITION)
         left = await record_outflows(session, chain, matches.outflows)
@@ -145,4 +167,8 @@ async def _credit(context: Context, chain: Chain, run: BlockRun, matches: Matche
             state.missed_transfers += len(news)
         await session.flush()
         changes = await decide_again(context, session, {row["payment_id"] for row in news}, cause)
+        if dry_run:
+            await roll_back(session)
+            return Reread(first, last, len(news) + len(left), tuple(changes))
+    metrics.TRANSFERS.labels(chain.name).inc(len(news))
     return Reread(first, last, len(news) + len(left), tuple(changes))

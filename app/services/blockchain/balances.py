@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.blockchain.balances import fetch_balances, fetch_history
 from app.blockchain.blocks import BlockRun
-from app.blockchain.errors import FatalError, PrunedError
+from app.blockchain.errors import NodeError, PrunedError
 from app.blockchain.headers import Header
 from app.blockchain.rpc import Endpoint
 from app.blockchain.transfers import ObservedTransfer
@@ -20,7 +20,7 @@ from app.services.context import Context
 
 log = get_logger(__name__)
 
-POSITION = "balance"
+POSITION = outflows.BALANCE
 Holdings = dict[tuple[bytes, bytes], int]  # base units by (address, asset)
 
 
@@ -68,26 +68,19 @@ async def find_surpluses(
         surplus = wei - recorded.get((address, NATIVE_ASSET), 0) - sum(t.amount_units for t in known)
         if surplus > 0:  # money that left in this very run hides one until the next
             found += await _locate(endpoint, run, address, surplus, known)
-    return Surpluses([(transfer, owners[transfer.recipient]) for transfer in found], rotated, recorded)
+    over = {(each.recipient, NATIVE_ASSET): recorded.get((each.recipient, NATIVE_ASSET), 0) for each in found}
+    return Surpluses([(transfer, owners[transfer.recipient]) for transfer in found], rotated, over)
 
 
-async def surpluses_hold(
-    session: AsyncSession,
-    chain: Chain,
-    transfers: Sequence[tuple[ObservedTransfer, str]],
-    holdings: Holdings,
-    upto: int,
-) -> bool:
+async def surpluses_hold(session: AsyncSession, chain: Chain, holdings: Holdings, upto: int) -> bool:
     """Whether what was recorded for the recipients of surpluses is still what it was; under the chain's lock.
 
     The cursor does not tell: a backup pass or a rescan credits blocks below it, and money would count twice.
     """
-    if not holdings and not any(transfer.position == POSITION for transfer, _ in transfers):
+    if not holdings:
         return True
-    recipients = {transfer.recipient for transfer, _ in transfers if transfer.asset == NATIVE_ASSET}
-    now = await outflows.holdings(session, chain.chain_id, recipients, upto)
-    keys = [(address, NATIVE_ASSET) for address in recipients]
-    return all(now.get(key, 0) == holdings.get(key, 0) for key in keys)
+    now = await outflows.holdings(session, chain.chain_id, {address for address, _ in holdings}, upto)
+    return all(now.get(key, 0) == units for key, units in holdings.items())
 
 
 async def still_there(
@@ -136,7 +129,8 @@ async def _name(
 ) -> list[ObservedTransfer]:
     try:
         internal = [t for t in await run.internal_of(endpoint, header) if t.recipient == address]
-    except (FatalError, PrunedError):  # the node does not trace, or no longer: the balance alone must do
+    except NodeError as error:  # it does not trace, or not this block, now or ever: the balance alone must do
+        log.info("surplus not traced", block=header.number, reason=str(error))
         internal = []
     if sum(t.amount_units for t in internal) == units:
         return internal

@@ -27,19 +27,43 @@ class ChainMismatchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChainCheck:
-    """Outcome of a check. `problem` is None when the chain is ready; `final` problems need the operator."""
+    """Outcome of a check. `problem` is None when the chain is ready; `final` problems need the operator.
+
+    `mismatch`: the node and chains.yaml contradict each other, so that the chain is halted.
+    """
 
     chain: Chain
     problem: str | None
     final: bool = False
+    mismatch: bool = False
 
 
 async def prepare(context: Context, chain: Chain) -> ChainCheck:
     """Check a chain against its nodes and make its cursor and tokens unless they exist. Safe to run many times."""
+    checked = await check(context, chain)
+    if isinstance(checked, ChainCheck):
+        if checked.mismatch:
+            context.mismatches[chain.chain_id] = str(checked.problem)
+            await _halt(context, chain, str(checked.problem))
+            log.error("chain stopped", chain=chain.name, reason=checked.problem)
+        return checked
+    context.mismatches.pop(chain.chain_id, None)
+    await _write(context, chain, *checked)
+    log.info("chain ready", chain=chain.name, chain_id=chain.chain_id)
+    return ChainCheck(chain, None)
+
+
+async def check(context: Context, chain: Chain) -> ChainCheck | tuple[Header, int]:
+    """Ask a chain's nodes whether they and chains.yaml agree; nothing is written.
+
+    Returns the problem, or when there is none where a new cursor would stand and what is final there.
+    """
     nodes = context.nodes.nodes(chain)
     endpoint = nodes.pick()
-    if endpoint is None:
-        return ChainCheck(chain, "no endpoint is on this chain", final=True)
+    if endpoint is None:  # another task, a backup pass perhaps, was quicker to ask and refused each of them
+        problem = "; ".join(nodes.refused.values())
+        nodes.refused.clear()  # the next check asks them again: they may have been put right
+        return ChainCheck(chain, problem, final=True, mismatch=True)
     try:
         await _check_endpoint(context, chain, endpoint)
         await _check_others(context, chain, endpoint)
@@ -47,18 +71,12 @@ async def prepare(context: Context, chain: Chain) -> ChainCheck:
         base, finalized_number = await _base(chain, endpoint)
         await _check_native(chain, endpoint, base)
     except ChainMismatchError as mismatch:
-        context.mismatches[chain.chain_id] = str(mismatch)
-        await _halt(context, chain, str(mismatch))
-        log.error("chain stopped", chain=chain.name, reason=str(mismatch))
-        return ChainCheck(chain, str(mismatch), final=True)
+        return ChainCheck(chain, str(mismatch), final=True, mismatch=True)
     except NodeError as error:
         nodes.failed(endpoint, error)
         log.warning("node not reachable", chain=chain.name, endpoint=endpoint.name, reason=str(error))
         return ChainCheck(chain, f"{endpoint.name}: {error}")
-    context.mismatches.pop(chain.chain_id, None)
-    await _write(context, chain, base, finalized_number)
-    log.info("chain ready", chain=chain.name, chain_id=chain.chain_id, endpoint=endpoint.name)
-    return ChainCheck(chain, None)
+    return base, finalized_number
 
 
 async def require_same_chain(context: Context, chain: Chain, endpoint: Endpoint) -> None:
@@ -121,7 +139,10 @@ async def _check_tokens(context: Context, chain: Chain, endpoint: Endpoint) -> N
         if decimals != token.decimals:
             raise ChainMismatchError(f"token {token.symbol} has {decimals} decimals, chains.yaml says {token.decimals}")
     async with context.db.read() as session:
-        known = await chains.list_tokens(session, [chain.chain_id])
+        states, known = await chains.list_states(session), await chains.list_tokens(session)
+    for state in states.values():
+        if state.name == chain.name and state.chain_id != chain.chain_id:
+            raise ChainMismatchError(f"{chain.name!r} has chain id {state.chain_id} in the database")
     for asset in chain.assets:
         stored = known.get((chain.chain_id, asset.address))
         if stored is not None and stored.decimals != asset.decimals:
@@ -152,27 +173,30 @@ async def _write(context: Context, chain: Chain, base: Header, finalized_number:
     async with context.db.write() as session:
         existing = await chains.lock_state(session, chain.chain_id)
         if existing is None:
-            await chains.insert_state(
-                session,
-                {
-                    "chain_id": chain.chain_id,
-                    "name": chain.name,
-                    "last_scanned_block": base.number,
-                    "last_scanned_hash": base.hash,
-                    "last_scanned_time": from_unix(base.time),
-                    "first_block": base.number,
-                    "highest_block": base.number,
-                    "finalized_block": finalized_number,
-                    "backup_block": base.number,
-                    "missed_transfers": 0,
-                    "rotated_address_id": 0,
-                    "head_block": base.number,
-                    "head_seen_at": now,
-                },
-            )
-            await chains.insert_base(session, header_row(chain, base))
-        elif existing.halt_code == "config":
-            existing.halt_code = existing.halt_detail = None
+            cursor: dict[str, object] = {
+                "chain_id": chain.chain_id,
+                "name": chain.name,
+                "last_scanned_block": base.number,
+                "last_scanned_hash": base.hash,
+                "last_scanned_time": from_unix(base.time),
+                "first_block": base.number,
+                "highest_block": base.number,
+                "finalized_block": finalized_number,
+                "backup_block": base.number,
+                "missed_transfers": 0,
+                "rotated_address_id": 0,
+                "head_block": base.number,
+                "head_seen_at": now,
+            }
+            # Another process may have been quicker since, at another block: the header here would be in its way.
+            if await chains.insert_state(session, cursor):
+                await chains.delete_headers_above(session, chain.chain_id, -1)  # of a cursor that somebody deleted
+                await chains.insert_headers(session, [header_row(chain, base)])
+        else:
+            # None belongs there, and the scanner could not pass it.
+            await chains.delete_headers_above(session, chain.chain_id, existing.last_scanned_block)
+            if existing.halt_code == "config":
+                existing.halt_code = existing.halt_detail = None
         for asset in chain.assets:
             await chains.save_token(session, chain.chain_id, asset.address, asset.symbol, asset.decimals)
 

@@ -1,11 +1,12 @@
 """Undoes what a reorganisation took back."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from app.blockchain.errors import InvalidAnswerError, NodeBehindError
 from app.blockchain.headers import Header, fetch_header, fetch_header_and, fetch_headers
 from app.blockchain.rpc import Endpoint
-from app.core import limits
+from app.core import limits, metrics
 from app.core.chains import Chain
 from app.core.clock import from_unix
 from app.core.evm import hex0x
@@ -22,21 +23,43 @@ from app.services.ledger import Cause, decide_again
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """From where a reorg has halted a chain to the last block that the node shares with it; None: none that is kept."""
+
+    cursor: Cursor
+    ancestor: Header | None
+    endpoint: Endpoint
+
+
+async def find_way_back(context: Context, chain: Chain) -> WayBack | None:
+    """What `release` would go; None when no reorg has halted the chain, or no endpoint is on it. Raises NodeError."""
+    async with context.db.read() as session:
+        state = await chains.get_state(session, chain.chain_id)
+    endpoint = context.nodes.nodes(chain).pick()
+    if state is None or endpoint is None or state.halt_code != "reorg":
+        return None
+    await require_same_chain(context, chain, endpoint)
+    cursor = Cursor(state.last_scanned_block, state.last_scanned_hash, state.first_block, state.finalized_block)
+    async with context.db.read() as session:
+        ours = await chains.headers_from(session, chain.chain_id, cursor.first_block)
+    return WayBack(cursor, await _common_ancestor(endpoint, ours), endpoint)
+
+
 async def release(context: Context, chain: Chain, first: int) -> list[Change]:
     """Let a chain that a reorg halted go on, on the operator's word: finality is no barrier this once.
 
     Takes the cursor back to the common ancestor, or to the block below `first` when there is none. Raises NodeError.
     """
-    async with context.db.read() as session:
-        state = await chains.get_state(session, chain.chain_id)
-    endpoint = context.nodes.nodes(chain).pick()
-    if state is None or endpoint is None or state.halt_code != "reorg":
+    way = await find_way_back(context, chain)
+    if way is None:
         return []
-    await require_same_chain(context, chain, endpoint)
-    cursor = Cursor(state.last_scanned_block, state.last_scanned_hash, state.first_block, state.finalized_block)
-    async with context.db.read() as session:
-        ours = await chains.headers_from(session, chain.chain_id, cursor.first_block)
-    ancestor = await _common_ancestor(endpoint, ours) or await fetch_header(endpoint, max(first - 1, 0))
+    ancestor = way.ancestor or await fetch_header(way.endpoint, max(first - 1, 0))
+    return await go_back(context, chain, way.cursor, ancestor)
+
+
+async def go_back(context: Context, chain: Chain, cursor: Cursor, ancestor: Header) -> list[Change]:
+    """Take a halted chain back to `ancestor` and let it go on, unless its cursor has moved meanwhile."""
     return await _write(context, chain, cursor, ancestor, halted=True)
 
 
@@ -130,6 +153,7 @@ async def _write(
         await session.flush()
         cause = Cause("reorg", {"chain": chain.name, "depth": depth, "ancestor_block": ancestor.number})
         changes = await decide_again(context, session, touched, cause)
+    metrics.REORG_DEPTH_BLOCKS.labels(chain.name).observe(depth)
     log.warning("reorg", chain=chain.name, depth=depth, ancestor=ancestor.number, payments=len(touched))
     return changes
 
@@ -137,7 +161,7 @@ async def _write(
 async def _halt(context: Context, chain: Chain, cursor: Cursor) -> None:
     detail = (
         f"block {cursor.number} ({hex0x(cursor.hash)}) was replaced by a fork that reaches below the final block "
-        f"{cursor.finalized_number}; check the node, then rescan"
+        f"{cursor.finalized_number}; check the node, then `paywatch chain resume {chain.name}`"
     )
     async with context.db.write() as session:
         state = await chains.lock_state(session, chain.chain_id)

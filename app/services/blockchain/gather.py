@@ -40,7 +40,7 @@ class Findings:
 
     `finalized_number`: up to where our chain is final once the run is written.
     `rotated_address_id`: how far the rotation through all addresses' balances has come; None when it did not turn.
-    `holdings`: what was recorded when balances were compared with it.
+    `holdings`: what was recorded for those whose balance held more.
     """
 
     run: BlockRun | None
@@ -73,7 +73,10 @@ async def gather(context: Context, chain: Chain, endpoint: Endpoint, plan: Plan)
         matched += looked.transfers
     reached = run.headers[-1] if run else plan.head
     async with context.db.read() as session:
-        candidates = await payments.unverified(session, chain.chain_id, reached.number)
+        after_id = context.looked_transfers.get(chain.chain_id, 0)
+        candidates = await payments.unverified(session, chain.chain_id, reached.number, after_id)
+    if candidates:
+        context.looked_transfers[chain.chain_id] = candidates[-1].id
     verified_ids = await _verify(context, chain, endpoint, candidates, reached)
     return Findings(
         run,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.blockchain.errors import NodeBehindError
-from app.blockchain.fees import paid_wei
+from app.blockchain.fees import add_prices, paid_wei
 from app.blockchain.headers import Header
 from app.blockchain.receipts import fetch_receipts, proves
 from app.blockchain.rpc import Endpoint
@@ -22,7 +22,7 @@ from app.core.clock import from_unix
 from app.core.evm import NATIVE_ASSET, hex0x
 from app.core.logger import get_logger
 from app.db.models import Outflow, Transaction
-from app.db.repositories import addresses, outflows
+from app.db.repositories import addresses, outflows, transactions
 from app.services.context import Context
 
 log = get_logger(__name__)
@@ -75,6 +75,7 @@ async def read_outflows(
     Raises NodeError; NodeBehindError when the node has no receipt of them in their block.
     """
     receipts = await fetch_receipts(endpoint, {each.tx_hash for each, _ in leaving if each.tx_hash is not None})
+    await add_prices(endpoint, receipts.values())
     found: list[ObservedOutflow] = []
     told: set[tuple[bytes, ...]] = set()
     for transfer, payment_id in leaving:
@@ -155,6 +156,18 @@ async def orphan_outflows(session: AsyncSession, chain: Chain, above: int) -> se
     return {row.payment_id for row in orphaned}
 
 
+async def orphan_replaced(session: AsyncSession, chain: Chain, headers: Sequence[Header]) -> set[str]:
+    """Take back what stands at these blocks' heights and in none of them; returns the payments.
+
+    Above a cursor that an operator has set back, what was recorded stays until its block is read again.
+    """
+    first, last, hashes = headers[0].number, headers[-1].number, [header.hash for header in headers]
+    touched = await transactions.orphan_replaced(session, chain.chain_id, first, last, hashes)
+    left = await outflows.orphan_replaced(session, chain.chain_id, first, last, hashes)
+    await mark_swept(session, chain, {row.sender for row in left})
+    return touched | {row.payment_id for row in left}
+
+
 async def mark_swept(session: AsyncSession, chain: Chain, senders: Collection[bytes]) -> None:
     """Say anew which transfers to these addresses have left them: the first ones, as far as the outflows reach.
 
@@ -195,7 +208,10 @@ async def verify_outflows(
     `read_receipts` asks another endpoint when there is one.
     """
     async with context.db.read() as session:
-        rows = await outflows.unverified(session, chain.chain_id, reached.number, chain.confirmations_required)
+        after_id, confirmations = context.looked_outflows.get(chain.chain_id, 0), chain.confirmations_required
+        rows = await outflows.unverified(session, chain.chain_id, reached.number, confirmations, after_id)
+    if rows:
+        context.looked_outflows[chain.chain_id] = rows[-1].id
     receipts = await read_receipts({row.tx_hash for row in rows}) if rows else {}
     verified = tuple(row.id for row in rows if _proved(row, receipts[row.tx_hash]))
     for row in rows:

@@ -54,16 +54,23 @@ class Plan:
     fork: bool = False
 
     @property
+    def head_age_s(self) -> float:
+        """How old the head was when it was asked for, by its own time."""
+        return self.began_at.timestamp() - self.head.time
+
+    @property
     def blocks(self) -> int:
         return self.last - self.cursor.number
 
 
-async def read_cursor(context: Context, chain: Chain) -> Cursor | None:
-    """The chain's cursor; None while it has none or is halted."""
+async def read_cursor(context: Context, chain: Chain) -> Cursor | str:
+    """The chain's cursor; while it is halted the halt's code, and `config` where no check has made a cursor yet."""
     async with context.db.read() as session:
         state = await chains.get_state(session, chain.chain_id)
-    if state is None or state.halt_code is not None:
-        return None
+    if state is None:
+        return "config"
+    if state.halt_code is not None:
+        return state.halt_code
     return Cursor(state.last_scanned_block, state.last_scanned_hash, state.first_block, state.finalized_block)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from app.blockchain.balances import fetch_balances, fetch_token_balances
-from app.blockchain.errors import NodeError
+from app.blockchain.errors import FatalError, InvalidAnswerError, NodeBehindError, NodeError
 from app.blockchain.rpc import Endpoint
 from app.core.chains import Chain
 from app.core.evm import NATIVE_ASSET, checksum
@@ -29,7 +29,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`problem`: why the node could not be asked."""
+    """`problem`: why the node could not be asked, or not for some assets; the others were compared all the same."""
 
     differences: tuple[Difference, ...] = ()
     problem: str | None = None
@@ -45,10 +45,10 @@ async def reconcile_chain(context: Context, chain: Chain) -> Report:
     if endpoint is None:
         return Report(problem="no endpoint is on this chain")
     try:
-        differences = await _compare(context, chain, endpoint)
+        report = await _compare(context, chain, endpoint)
     except NodeError as error:
         return Report(problem=f"{endpoint.name}: {error}")
-    for each in differences:
+    for each in report.differences:
         log.error(
             "recorded transfers and balance differ",
             chain=chain.name,
@@ -57,26 +57,33 @@ async def reconcile_chain(context: Context, chain: Chain) -> Report:
             recorded_units=str(each.recorded_units),
             held_units=str(each.held_units),
         )
-    return Report(tuple(differences))
+    return report
 
 
-async def _compare(context: Context, chain: Chain, endpoint: Endpoint) -> list[Difference]:
+async def _compare(context: Context, chain: Chain, endpoint: Endpoint) -> Report:
     async with context.db.write() as session:  # locked, so that no step comes between the cursor and the records
         state = await chains.lock_state(session, chain.chain_id)
         if state is None:
-            return []
+            return Report()
+        if chain.native.detect == "balances" and state.last_scanned_block < state.highest_block:
+            raise NodeBehindError("blocks are being read again; what balances showed counts already")
         moving = await outflows.moving_addresses(session, chain.chain_id)
         recent = await addresses.recent_addresses(session)
         owners = {address: payment_id for address, payment_id in recent.items() if address not in moving}
         recorded = await outflows.holdings(session, chain.chain_id, owners, state.last_scanned_block)
     if not owners:
-        return []
+        return Report()
     differences: list[Difference] = []
+    problems: list[str] = []
     for asset in chain.assets:
-        if asset.address == NATIVE_ASSET:
-            held = await fetch_balances(endpoint, owners, state.last_scanned_hash)
-        else:
-            held = await fetch_token_balances(endpoint, asset.address, owners, state.last_scanned_hash)
+        try:
+            if asset.address == NATIVE_ASSET:
+                held = await fetch_balances(endpoint, owners, state.last_scanned_hash)
+            else:
+                held = await fetch_token_balances(endpoint, asset.address, owners, state.last_scanned_hash)
+        except (FatalError, InvalidAnswerError) as error:  # a broken token hides no other's differences
+            problems.append(f"{asset.symbol}: {error}")
+            continue
         differences += [
             Difference(
                 chain=chain.name,
@@ -90,4 +97,4 @@ async def _compare(context: Context, chain: Chain, endpoint: Endpoint) -> list[D
             for address, units in held.items()
             if units != recorded.get((address, asset.address), 0)
         ]
-    return differences
+    return Report(tuple(differences), f"{endpoint.name}: {'; '.join(problems)}" if problems else None)

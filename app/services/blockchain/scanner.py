@@ -4,18 +4,18 @@ A step can die between any two lines, run twice, or run beside another one: the 
 the chain's row lock, in the transaction that writes the transfers, the payments' states, the events and the outbox.
 """
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.blockchain.errors import NodeBehindError, NodeError
+from app.blockchain.errors import InvalidAnswerError, NodeBehindError, NodeError
 from app.blockchain.headers import Header
 from app.blockchain.rpc import Endpoint
-from app.core import limits
+from app.core import limits, metrics
 from app.core.chains import Chain
 from app.core.clock import from_unix
-from app.core.logger import get_logger
+from app.core.logger import get_logger, report_error
 from app.db.models import ChainState
 from app.db.repositories import chains, outflows, payments, transactions
 from app.services.blockchain.balances import POSITION, surpluses_hold
@@ -23,12 +23,13 @@ from app.services.blockchain.chains import require_same_chain
 from app.services.blockchain.fork import roll_back
 from app.services.blockchain.gather import Findings, gather
 from app.services.blockchain.link import Link, link
-from app.services.blockchain.outflows import mark_swept, record_outflows
+from app.services.blockchain.newest import require_newest, stands_still
+from app.services.blockchain.outflows import mark_swept, orphan_replaced, record_outflows
 from app.services.blockchain.plan import Cursor, Plan, plan_range, read_cursor
 from app.services.blockchain.rows import header_row, transfer_row
 from app.services.context import Context
-from app.services.decide import Change
-from app.services.ledger import Cause, decide_again
+from app.services.decide import Change, passed_by_chain
+from app.services.ledger import Cause, decide_again, heads_of
 
 log = get_logger(__name__)
 
@@ -37,14 +38,14 @@ log = get_logger(__name__)
 class StepOutcome:
     """`progressed`: another step at once is worthwhile. `changes`: what payments went through; they were committed.
 
-    `problem`: why the node could not be asked or believed; nothing was written then. `halted`: the chain stands still
-    until a check passes or an operator has looked.
+    `problem`: why the node could not be asked or believed; nothing was written then. `halted`: why the chain stands
+    still, `config` until a check passes, `reorg` or `operator` until an operator lets it go on.
     """
 
     progressed: bool
     changes: tuple[Change, ...] = ()
     problem: str | None = None
-    halted: bool = False
+    halted: str | None = None
 
 
 async def step(context: Context, chain: Chain) -> StepOutcome:
@@ -52,8 +53,8 @@ async def step(context: Context, chain: Chain) -> StepOutcome:
     cursor = await read_cursor(context, chain)
     nodes = context.nodes.nodes(chain)
     endpoint = nodes.pick()
-    if cursor is None:
-        return StepOutcome(progressed=False, halted=True)
+    if isinstance(cursor, str):
+        return StepOutcome(progressed=False, halted=cursor)
     if endpoint is None:
         return StepOutcome(progressed=False, problem="no endpoint is on this chain")
     try:
@@ -63,6 +64,11 @@ async def step(context: Context, chain: Chain) -> StepOutcome:
         if not isinstance(error, NodeBehindError) or nodes.pick(other_than=endpoint) is not None:
             nodes.failed(endpoint, error)
         return StepOutcome(progressed=False, problem=f"{endpoint.name}: {error}")
+    except (ArithmeticError, LookupError, RecursionError, ValueError) as error:
+        # Most likely something in its answers that we did not foresee: another node may not say it.
+        report_error(log, error)
+        nodes.failed(endpoint, InvalidAnswerError(type(error).__name__))
+        return StepOutcome(progressed=False, problem=f"{endpoint.name}: {type(error).__name__}")
     nodes.succeeded(endpoint)
     return outcome
 
@@ -70,6 +76,7 @@ async def step(context: Context, chain: Chain) -> StepOutcome:
 async def _step(context: Context, chain: Chain, endpoint: Endpoint, cursor: Cursor) -> StepOutcome:
     await require_same_chain(context, chain, endpoint)
     plan = await plan_range(context, chain, endpoint, cursor)
+    await require_newest(context, chain, endpoint, plan)
     if plan.fork:
         return StepOutcome(True, tuple(await roll_back(context, chain, endpoint, cursor)))
     findings = await gather(context, chain, endpoint, plan)
@@ -89,63 +96,75 @@ async def _write(context: Context, chain: Chain, plan: Plan, findings: Findings)
             return StepOutcome(progressed=False)  # somebody else was quicker: the work is dropped
         headers = findings.run.headers if findings.run else ()
         upto = headers[-1].number if headers else state.last_scanned_block
-        if not await surpluses_hold(session, chain, findings.transfers, findings.holdings, upto):
+        if not await surpluses_hold(session, chain, findings.holdings, upto):
             return StepOutcome(progressed=True)  # a backup pass or a rescan credited it meanwhile: look again
+        is_reread = bool(headers) and headers[0].number <= state.highest_block
+        replaced = await orphan_replaced(session, chain, headers) if is_reread else set()
         await chains.insert_headers(session, [header_row(chain, header) for header in headers])
         rows = [transfer_row(chain, *found) for found in findings.transfers]
         news = await transactions.record(session, [row for row in rows if row["position"] != POSITION])
         await transactions.replace_balances(session, news, POSITION)  # earlier ones: today's leave these out
-        await transactions.record(session, [row for row in rows if row["position"] == POSITION])
+        news += await transactions.record(session, [row for row in rows if row["position"] == POSITION])
         await transactions.mark_verified(session, list(findings.verified_ids))
         left = await record_outflows(session, chain, findings.outflows)
         moved = {each.recipient for each, _ in findings.transfers} | {row.sender for row in left}
         await mark_swept(session, chain, moved)
-        _advance(state, plan, findings, headers[-1] if headers else None)
+        _advance(chain, state, plan, findings, headers[-1] if headers else None)
         # During a catch-up nothing is known to be final for long: what the node calls so will do for throwing away.
         final_height = max(state.finalized_block, plan.final.number if plan.final else 0)
         keep_from = min(final_height, state.last_scanned_block - limits.HEADER_WINDOW_BLOCKS)
         await chains.delete_headers_below(session, chain.chain_id, keep_from)
         await session.flush()  # `decide_again` reads the cursor and the transfers
-        touched = {payment_id for _, payment_id in findings.transfers}
+        touched = replaced | {payment_id for _, payment_id in findings.transfers}
         touched |= await outflows.mark_verified(session, findings.verified_outflow_ids)
-        touched.update(await _open_payments(session, chain, state))
-        cause = Cause("block", {"chain": chain.name, "block_number": state.last_scanned_block})
+        touched |= await _open_payments(context, session, chain, state)
+        kind = "reorg" if replaced else "block"
+        cause = Cause(kind, {"chain": chain.name, "block_number": state.last_scanned_block})
         changes = await decide_again(context, session, touched, cause)
+    metrics.BLOCKS_SCANNED.labels(chain.name).inc(len(headers))
+    metrics.TRANSFERS.labels(chain.name).inc(len(news))
     if headers:
         log.debug("scanned", chain=chain.name, first=headers[0].number, last=headers[-1].number)
-    return StepOutcome(bool(headers), tuple(changes))
+    return StepOutcome(bool(headers) or len(changes) >= limits.DECIDE_PAYMENTS, tuple(changes))
 
 
 async def _worth_writing(context: Context, chain: Chain, plan: Plan) -> bool:
     """Whether a step without blocks has something to say: a payment is due, or the head was not told for a while."""
     async with context.db.read() as session:
-        state = await chains.get_state(session, chain.chain_id)
+        states = await chains.list_states(session)
+        state = states.get(chain.chain_id)
         if state is None:
             return False
         if plan.began_at - state.head_seen_at > timedelta(seconds=limits.HEAD_SEEN_EVERY_S):
             return True
-        due = await payments.to_decide(session, chain.chain_id, (), state.last_scanned_time, _idle_since(plan.began_at))
-    return bool(due)
+        heads = heads_of(states)
+        if not stands_still(chain, plan):
+            heads[chain.chain_id] = replace(heads[chain.chain_id], caught_up_at=plan.began_at)
+        return bool(await payments.due(session, chain.chain_id, passed_by_chain(heads)))
 
 
-async def _open_payments(session: AsyncSession, chain: Chain, state: ChainState) -> list[str]:
-    """Payments that time or confirmations can change: detected, due to expire and, unswept, waiting for finality."""
-    statuses = ("detected",) if chain.sweep.mode != "off" else ("detected", "confirmed")
-    idle_since = _idle_since(state.caught_up_at) if state.caught_up_at else state.last_scanned_time
-    return await payments.to_decide(session, chain.chain_id, statuses, state.last_scanned_time, idle_since)
+async def _open_payments(context: Context, session: AsyncSession, chain: Chain, state: ChainState) -> set[str]:
+    """Payments that time or confirmations can change: due to expire, detected and, unswept, waiting for finality.
+
+    As many as one transaction can take; the next step takes the next ones.
+    """
+    heads = heads_of(await chains.list_states(session))
+    due = await payments.due(session, chain.chain_id, passed_by_chain(heads))
+    final_block = state.finalized_block if chain.sweep.mode == "off" else None
+    after_id = context.looked_payments.get(chain.chain_id, "")
+    ripening = await payments.ripening(session, chain.chain_id, final_block, after_id)
+    if ripening:
+        context.looked_payments[chain.chain_id] = ripening[-1]
+    return {*due, *ripening}
 
 
-def _idle_since(caught_up_at: datetime) -> datetime:
-    return caught_up_at - timedelta(seconds=limits.IDLE_GRACE_S)
-
-
-def _advance(state: ChainState, plan: Plan, findings: Findings, last: Header | None) -> None:
+def _advance(chain: Chain, state: ChainState, plan: Plan, findings: Findings, last: Header | None) -> None:
     if last is not None:
         state.last_scanned_block = last.number
         state.last_scanned_hash = last.hash
         state.last_scanned_time = from_unix(last.time)
         state.highest_block = max(state.highest_block, last.number)
-    else:
+    elif not stands_still(chain, plan):  # a node that does knows nothing of the time since
         state.caught_up_at = plan.began_at
     if findings.rotated_address_id is not None:
         state.rotated_address_id = findings.rotated_address_id

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from app.blockchain.collector import Contracts
 from app.blockchain.errors import NodeBehindError, NodeError
 from app.blockchain.sending import Outcome
@@ -23,6 +25,7 @@ from app.core.evm import checksum
 from app.core.logger import get_logger
 from app.core.money import format_units
 from app.db.repositories import chains, sweeps
+from app.db.repositories.sweeps import SweepRecord
 from app.services.blockchain.chains import prepare
 from app.services.blockchain.sweeping.budget import GasBudget
 from app.services.blockchain.sweeping.collect import plan_deployment
@@ -39,11 +42,15 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
-    """`signed`: transactions that were stored. `problem`: why the node could not be asked or believed."""
+    """`signed`: transactions that were stored. `problem`: why the node could not be asked or believed.
+
+    `ready`: false while the chain is halted or was not scanned yet, which is said elsewhere.
+    """
 
     signed: int = 0
     plan: Plan | None = None
     problem: str | None = None
+    ready: bool = True
 
 
 @dataclass
@@ -72,12 +79,15 @@ def swept_chains(context: Context) -> list[Chain]:
 async def sweep_round(sweeper: Sweeper, chain: Chain) -> RoundOutcome:
     """Follow what is under way, plan what comes next, sign and broadcast it. One endpoint serves the whole round.
 
+    While sweeping is paused what is under way is followed, and that is all.
     Raises ConfigError when the keys are of another wallet than the addresses.
     """
     try:
         async with asking(sweeper, chain) as round_:
             await ensure_lane(round_)
             lacking = await track(round_)
+            if round_.paused:
+                return RoundOutcome()
             plan, undone = await make_plan(round_, lacking)
             await reopen(round_, undone)
             await _tell_gas(round_, plan)
@@ -85,7 +95,7 @@ async def sweep_round(sweeper: Sweeper, chain: Chain) -> RoundOutcome:
                 await record_refusal(round_, refusal)
             signed = await _sign_all(round_, plan.jobs)
     except NodeError as error:
-        return RoundOutcome(problem=str(error))
+        return RoundOutcome(problem=str(error), ready=not isinstance(error, NotReadyError))
     return RoundOutcome(signed, plan)
 
 
@@ -197,28 +207,42 @@ async def _require_cursor(context: Context, chain: Chain) -> None:
             raise ConfigError(f"chain {chain.name!r}: {check.problem}")
 
 
-async def release_sweep(context: Context, sweep_id: str) -> None:
+async def can_release(context: Context, sweep_id: str) -> bool:
+    """Whether `release_sweep` would do something; False for one that is released. Raises as that does."""
+    async with context.db.read() as session:
+        return await _frozen(session, sweep_id) is not None
+
+
+async def release_sweep(context: Context, sweep_id: str, by: str) -> None:
     """Let a frozen sweep go, on the operator's word: what its addresses still hold is swept anew.
 
-    Raises NotFound; ConfigError when it is not frozen.
+    Raises NotFound; ConfigError when it is neither frozen nor released.
     """
     async with context.db.write() as session:
-        record = await sweeps.lock(session, sweep_id)
+        record = await _frozen(session, sweep_id)
         if record is None:
-            raise NotFound(f"there is no sweep {sweep_id!r}")
-        if record.sweep.status != "frozen":
-            raise ConfigError(f"sweep {sweep_id} is {record.sweep.status}; only a frozen one is released")
+            return
         record.sweep.status = "released"
         record.sweep.ended_at = utc_now()
         for item in record.items:
             item.live = False
+    log.warning("sweep released by an operator", sweep=sweep_id, operator=by)
+
+
+async def _frozen(session: AsyncSession, sweep_id: str) -> SweepRecord | None:
+    record = await sweeps.lock(session, sweep_id)
+    if record is None:
+        raise NotFound(f"there is no sweep {sweep_id!r}")
+    if record.sweep.status not in ("frozen", "released"):
+        raise ConfigError(f"sweep {sweep_id} is {record.sweep.status}; only a frozen one is released")
+    return record if record.sweep.status == "frozen" else None
 
 
 async def deploy_step(sweeper: Sweeper, chain: Chain) -> tuple[bytes, bytes] | None:
     """Follow what is under way and sign the next deployment.
 
     Returns the addresses of collector and delegate when both are there. Raises ConfigError when the node cannot be
-    asked, or the gas account cannot pay.
+    asked, the gas account cannot pay, or sweeping is paused.
     """
     await _require_cursor(sweeper.context, chain)
     try:
@@ -232,6 +256,8 @@ async def _deploy_next(round_: Round) -> tuple[bytes, bytes] | None:
     contracts = Contracts(round_.gas_address, round_.treasury)
     if len(await contracts.present(round_.endpoint)) == 2:
         return contracts.collector, contracts.delegate
+    if round_.paused:
+        raise ConfigError(f"chain {round_.chain.name!r}: sweeping is paused, and nothing is signed meanwhile")
     await ensure_lane(round_)
     await track(round_)
     async with round_.context.db.read() as session:

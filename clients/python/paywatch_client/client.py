@@ -67,29 +67,33 @@ def _answer(response: httpx.Response) -> Any:
     return response.json() if response.content else None
 
 
-class _Lines:
-    """Events out of the lines of a stream; remembers where to go on."""
+class _Events:
+    """Events out of the text of a stream; remembers where to go on.
+
+    Not by httpx's lines, which end wherever Python's do: at some characters that a JSON string may hold as they are.
+    """
 
     def __init__(self, last_event_id: str | None) -> None:
         self.last_event_id = last_event_id
-        self._data = ""
-        self._id = ""
+        self._line = self._data = self._id = ""
 
-    @property
     def headers(self) -> dict[str, str]:
+        """For the next connection, on which all that the last one left unfinished comes again."""
+        self._line = self._data = ""
         return {"Last-Event-ID": self.last_event_id} if self.last_event_id else {}
 
-    def take(self, line: str) -> Event | None:
-        name, _, value = line.partition(":")
-        if name == "data":
-            self._data = value.strip()
-        elif name == "id":
-            self._id = value.strip()
-        elif not line and self._data:
-            event: Event = json.loads(self._data)
-            self.last_event_id, self._data = self._id, ""
-            return event
-        return None
+    def take(self, text: str) -> Iterator[Event]:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name == "data":
+                self._data = value.strip()
+            elif name == "id":
+                self._id = value.strip()
+            elif not line and self._data:
+                event: Event = json.loads(self._data)
+                self.last_event_id, self._data = self._id, ""
+                yield event
 
 
 class Paywatch:
@@ -150,20 +154,18 @@ class Paywatch:
 
     def stream_payment(self, payment_id: str, last_event_id: str | None = None) -> Iterator[Event]:
         """A payment's events as they happen, without an end: leave the loop when you have seen enough."""
-        lines, attempt = _Lines(last_event_id), 0
+        events, attempt = _Events(last_event_id), 0
         while True:
             try:
                 with self._http.stream(
-                    "GET", f"/v1/payments/{payment_id}/stream", headers=lines.headers, timeout=STREAM_SILENCE_S
+                    "GET", f"/v1/payments/{payment_id}/stream", headers=events.headers(), timeout=STREAM_SILENCE_S
                 ) as response:
                     if not response.is_success:
                         response.read()
                         raise PaywatchError(response)
-                    for line in response.iter_lines():
-                        event = lines.take(line)
-                        if event is not None:
-                            attempt = 0
-                            yield event
+                    for text in response.iter_text():
+                        attempt = 0
+                        yield from events.take(text)
             except (httpx.TransportError, PaywatchError) as error:
                 if attempt >= TRIES or (isinstance(error, PaywatchError) and error.status not in AGAIN):
                     raise
@@ -266,19 +268,18 @@ class AsyncPaywatch:
         return page
 
     async def stream_payment(self, payment_id: str, last_event_id: str | None = None) -> AsyncIterator[Event]:
-        lines, attempt = _Lines(last_event_id), 0
+        events, attempt = _Events(last_event_id), 0
         while True:
             try:
                 async with self._http.stream(
-                    "GET", f"/v1/payments/{payment_id}/stream", headers=lines.headers, timeout=STREAM_SILENCE_S
+                    "GET", f"/v1/payments/{payment_id}/stream", headers=events.headers(), timeout=STREAM_SILENCE_S
                 ) as response:
                     if not response.is_success:
                         await response.aread()
                         raise PaywatchError(response)
-                    async for line in response.aiter_lines():
-                        event = lines.take(line)
-                        if event is not None:
-                            attempt = 0
+                    async for text in response.aiter_text():
+                        attempt = 0
+                        for event in events.take(text):
                             yield event
             except (httpx.TransportError, PaywatchError) as error:
                 if attempt >= TRIES or (isinstance(error, PaywatchError) and error.status not in AGAIN):

@@ -19,6 +19,7 @@ from tests.services.blockchain.watch import CONFIRMATIONS, Watch
 
 # Not Anvil's own words, whose addresses are rich.
 WORDS = "legal winner thank year wave sausage worth useful legal winner thank yellow"
+OTHER_WORDS = "letter advice cage absurd amount doctor acoustic avoid letter advice cage above"
 TREASURY = "0x" + "7e" * 20
 ETHER = 10**18
 GAS_MONEY = ETHER
@@ -129,9 +130,9 @@ def sweep_policy(**changed: Any) -> str:
     return "{" + ", ".join(f"{name}: {value}" for name, value in values.items()) + "}"
 
 
-def use_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have payments' addresses made from `WORDS`."""
-    deriver = AddressDeriver(account_xpub(WORDS))
+def use_words(monkeypatch: pytest.MonkeyPatch, words: str = WORDS) -> None:
+    """Have payments' addresses made from `words`."""
+    deriver = AddressDeriver(account_xpub(words))
     monkeypatch.setattr("tests.services.blockchain.watch.deriver", lambda: deriver)
 
 
@@ -146,5 +147,5 @@ async def swept_by(
         yield swept
 
 
-def make_signer() -> Signer:
-    return Signer(SecretStr(WORDS))
+def make_signer(words: str = WORDS) -> Signer:
+    return Signer(SecretStr(words))

@@ -10,18 +10,22 @@ from structlog.testing import capture_logs
 from app.blockchain.errors import TransientError
 from app.blockchain.wallet import AddressDeriver, account_xpub
 from app.core import limits
-from app.db.models import Transaction
+from app.core.metrics import REGISTRY
+from app.core.queue import WakeUps, connect
+from app.db.models import BlockHeader, Transaction
+from app.db.repositories import chains
 from app.services.blockchain.backup import Reread, backup_pass, rescan_blocks
 from app.services.blockchain.heads import follow_heads
 from app.services.blockchain.reconcile import reconcile_chain
 from app.services.metrics import exposition
-from app.services.status import numbers
 from app.services.views import PaymentView
-from tests.cli.test_cli import Answer, paywatch
+from tests.cli.test_cli import paywatch
 from tests.services.blockchain.conftest import OpenWatch
 from tests.services.blockchain.watch import CONFIRMATIONS, Watch, chain_yaml
 from tests.support.anvil import MNEMONIC, Anvil
+from tests.support.forks import Answer
 from tests.support.node import Call, ProxyNode, hides_payments
+from tests.support.secrets import SECRET_KEY
 
 SHALLOW = "{depth: 2}"
 
@@ -81,7 +85,8 @@ async def test_what_the_first_endpoint_hid_is_credited_and_the_operator_is_told(
         assert (outcome.found, len(outcome.changes) > 0) == (2, True)
         [alarm] = [entry for entry in logs if entry["log_level"] == "error"]
         assert (alarm["transfers"], alarm["missed_by"], alarm["found_by"]) == (2, liar.url, honest.url)
-        metrics = exposition(await numbers(watch.context)).decode()
+        nobody = WakeUps(connect("redis://127.0.0.1:9"))  # no Redis is needed
+        metrics = (await exposition(watch.context, nobody)).decode()
         assert f'paywatch_chain_missed_transfers_total{{chain="{watch.chain.name}"}} 2.0' in metrics
         await watch.mine_and_scan()
         for payment in payments:
@@ -182,6 +187,30 @@ async def test_reconcile_says_when_the_node_cannot_be_asked(opened: OpenWatch) -
     assert report.differences == ()
     assert report.problem is not None
     assert "127.0.0.1" in report.problem
+
+
+@pytest.mark.parametrize("code", ["0x60006000fd", "0x"])
+async def test_a_token_whose_balances_cannot_be_read_hides_no_other_difference(
+    opened: OpenWatch, liar: ProxyNode, anvil: Anvil, usdc: str, tmp_path: Path, db_url: str, code: str
+) -> None:
+    """Its `balanceOf` reverts, or nobody answers there any more."""
+    broken = await anvil.deploy("TestToken", "Broken", "BROKEN", 6)
+    async with opened(rpc_urls=[liar.url], finality=SHALLOW, tokens={"BROKEN": broken, "USDC": usdc}) as watch:
+        token, native = await two_payments(watch)
+        await anvil.rpc("anvil_setCode", broken, code)
+        await watch.mine_and_scan(4)
+        report = await reconcile_chain(watch.context, watch.chain)
+        assert {(each.payment_id, each.symbol) for each in report.differences} == {
+            (token.id, "USDC"),
+            (native.id, "ETH"),
+        }
+        assert report.problem is not None
+        assert report.problem.startswith(f"{liar.url}: BROKEN: ")
+        answer = await operator(tmp_path, db_url, watch, "reconcile", "--chain", "devnet")
+        assert answer.code == 1
+        assert token.id in answer.out
+        assert native.id in answer.out
+        assert "BROKEN: " in answer.error
 
 
 # --- rescan
@@ -286,7 +315,7 @@ async def operator(tmp_path: Path, db_url: str, watch: Watch, *arguments: str) -
         *arguments,
         PAYWATCH_DATABASE_URL=db_url,
         PAYWATCH_XPUB=account_xpub(MNEMONIC),
-        PAYWATCH_SECRET_KEY="k" * 32,
+        PAYWATCH_SECRET_KEY=SECRET_KEY,
         PAYWATCH_REDIS_URL="redis://127.0.0.1:9",
         PAYWATCH_PUBLIC_URL="https://pay.example.com",
         PAYWATCH_CHAINS_FILE=str(chains),
@@ -372,7 +401,10 @@ async def test_a_payment_that_the_second_endpoint_does_not_have_is_not_confirmed
         assert (await watch.get(payment)).status == "confirmed"
 
 
-async def test_an_endpoint_that_dies_midway_costs_no_payment(opened: OpenWatch, anvil: Anvil) -> None:
+async def test_an_endpoint_that_dies_midway_costs_no_payment(
+    opened: OpenWatch, anvil: Anvil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BREAKER_MIN_S", 600.0)  # a slow machine gives it no time to be asked again
     first = ProxyNode(anvil.url)
     await first.__aenter__()
     async with opened(rpc_urls=[first.url, anvil.url]) as watch:
@@ -440,9 +472,34 @@ async def test_a_pushed_head_wakes_the_listener_and_a_lost_connection_is_tried_a
                     woken.get_nowait()
                 assert await _mine_until(node, woken) == "devnet"
                 assert not following.done()
+                assert REGISTRY.get_sample_value("paywatch_ws_connected", {"chain": "devnet"}) == 1
+                await node.stop()
+                async with asyncio.timeout(20):
+                    while REGISTRY.get_sample_value("paywatch_ws_connected", {"chain": "devnet"}) != 0:
+                        await asyncio.sleep(0.01)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_heads_are_followed_after_an_error_that_nobody_foresaw(
+    opened: OpenWatch, anvil: Anvil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "WS_BACKOFF_MIN_S", 0.05)
+    woken: asyncio.Queue[str] = asyncio.Queue()
+
+    async def wake(chain: str) -> None:
+        woken.put_nowait(chain)
+        if woken.qsize() == 1:
+            raise KeyError("nobody foresaw this")
+
+    async with opened(ws_url=anvil.ws_url) as watch:
+        following = asyncio.create_task(follow_heads(watch.chain, wake))
+        async with asyncio.timeout(20):
+            while woken.qsize() < 2:
+                await asyncio.sleep(0.01)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def _mine_until(node: Anvil, woken: "asyncio.Queue[str]") -> str:
@@ -458,3 +515,15 @@ async def _mine_until(node: Anvil, woken: "asyncio.Queue[str]") -> str:
 async def test_without_a_websocket_nothing_is_followed(watch: Watch) -> None:
     assert watch.chain.ws_url is None
     await asyncio.wait_for(follow_heads(watch.chain, asyncio.Queue[str]().put), 1)
+
+
+async def test_a_rescan_below_the_kept_headers_adds_none(opened: OpenWatch, anvil: Anvil) -> None:
+    """One that stood there by itself would be a gap."""
+    async with opened(finality=SHALLOW) as watch:
+        await watch.mine_and_scan(6)
+        async with watch.context.db.write() as session:
+            await chains.delete_headers_below(session, watch.chain.chain_id, 4)
+        kept = [row.number for row in await watch.rows(BlockHeader)]
+        async for reread in rescan_blocks(watch.context, watch.chain, 2, None):
+            assert reread.problem is None
+        assert [row.number for row in await watch.rows(BlockHeader)] == kept

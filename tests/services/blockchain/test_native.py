@@ -262,6 +262,33 @@ async def test_a_balance_is_read_again_before_it_is_confirmed(
         assert (await watch.get(payment)).status == "confirmed"
 
 
+async def test_balances_that_are_never_confirmed_hold_up_no_later_payment(
+    opened: OpenWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their money was moved on, in no transaction that we know, before it had its confirmations."""
+    monkeypatch.setattr(limits, "VERIFY_TRANSFERS", 2)
+    async with opened(**native("balances")) as watch:
+        gone = [await watch.create("ETH", "1") for _ in range(5)]
+        for payment in gone:
+            await watch.anvil.set_balance(payment.address, ETHER)
+        await watch.mine_and_scan()
+        for payment in gone:
+            await watch.anvil.set_balance(payment.address, 0)
+        await watch.mine_and_scan(CONFIRMATIONS)
+        later = [await watch.create(token, "1") for token in ("USDC", "ETH")]
+        for payment in later:
+            await watch.pay(payment)
+        await watch.mine_and_scan(CONFIRMATIONS)
+        for _ in range(4):  # seven wait for a second look, and a step takes two
+            await watch.step()
+        assert [(await watch.get(payment)).status for payment in later] == ["confirmed", "confirmed"]
+        assert {(await watch.get(payment)).status for payment in gone} == {"detected"}
+        await watch.anvil.set_balance(gone[2].address, ETHER)
+        for _ in range(3):
+            await watch.mine_and_scan()
+        assert (await watch.get(gone[2])).status == "confirmed"
+
+
 async def test_a_validator_withdrawal_is_ether_like_any_other(opened: OpenWatch, anvil: Anvil) -> None:
     """In no transaction at all, though the node traces."""
     async with opened(**native("balances")) as watch:
@@ -324,6 +351,64 @@ async def test_a_balance_gives_way_to_its_transaction_and_counts_once(
         await watch.mine_and_scan(3)
         assert await amounts(watch, payment) == ETHER
         await watch.audit()
+
+
+async def test_a_wei_to_an_address_that_was_paid_stops_no_chain(
+    opened: OpenWatch, anvil: Anvil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can send it, while another payment has money on record and the rotation looks elsewhere."""
+    monkeypatch.setattr(limits, "ROTATION_ADDRESSES", 1)
+    async with opened(**native("balances")) as watch:
+        await watch.create("ETH", "7")
+        paid = await watch.create("ETH", "1")
+        await watch.pay(paid)
+        await watch.mine_and_scan(CONFIRMATIONS)
+        assert (await watch.get(paid)).status == "confirmed"
+        other = await watch.create("ETH", "1")
+        await watch.pay(other, ETHER // 2)
+        await watch.mine_and_scan()
+        await watch.pay(paid, 1)
+        await watch.mine_and_scan()
+        await watch.pay(other, ETHER // 2)
+        await watch.mine_and_scan()
+        assert (await watch.get(other)).status == "detected"
+        await watch.audit()
+
+
+DEEP = "0x" + "dead" * 10  # a contract that calls itself as long as the EVM lets it
+
+
+@pytest.mark.parametrize("how", ["trace", "balances"])
+async def test_calls_as_deep_as_the_evm_allows_stop_no_chain(
+    opened: OpenWatch, anvil: Anvil, forwarder: str, how: str
+) -> None:
+    await anvil.rpc("anvil_setCode", DEEP, "0x5f5f5f5f5f305af100")
+    async with opened(**native(how)) as watch:
+        payment = await watch.create("ETH", "1")
+        tx_hash = await anvil.transact(forwarder, "pay(address)", payment.address, value=ETHER)
+        await anvil.rpc("eth_sendTransaction", {"from": anvil.accounts[3], "to": DEEP, "gas": hex(16_700_000)})
+        await watch.mine_and_scan()
+        assert (await watch.get(payment)).status == "detected"
+        [row] = await watch.rows(Transaction)
+        assert (row.position, "0x" + row.tx_hash.hex()) == ("trace:0", tx_hash)
+
+
+async def test_a_block_that_is_not_traced_in_full_leaves_the_balance(
+    opened: OpenWatch, anvil: Anvil, forwarder: str
+) -> None:
+    """Polygon's nodes leave transactions of the chain itself out of the traces, in each block that has one."""
+
+    def short(call: Call, answer: Call) -> Call:
+        traced = call["method"] == "debug_traceBlockByHash" and answer.get("result")
+        return result(call, answer["result"][:-1]) if traced else answer
+
+    async with ProxyNode(anvil.url, short) as node, opened(rpc_urls=[node.url], **native("balances")) as watch:
+        payment = await watch.create("ETH", "1")
+        await anvil.transact(forwarder, "pay(address)", payment.address, value=ETHER)
+        await watch.mine_and_scan()
+        assert (await watch.get(payment)).status == "detected"
+        [row] = await watch.rows(Transaction)
+        assert row.position == "balance"
 
 
 async def test_a_transfer_credited_by_somebody_else_during_a_step_is_no_surplus(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.blockchain.wallet import AddressDeriver, account_xpub
+from app.core import limits
 from app.core.clock import utc_now
 from app.core.evm import NATIVE_ASSET
 from app.core.ids import new_id
@@ -106,6 +107,21 @@ async def test_money_at_the_treasury_settles_once_it_has_its_confirmations(
     assert [each.swept for each in await swept.rows(Transaction)] == [True]
     [event] = await swept.rows(Event, Event.type == "payment.settled")
     assert [(each["tx_hash"], each["sweep_id"]) for each in event.data["sweeps"]] == [(tx_hash, None)]
+
+
+async def test_the_fee_is_known_where_receipts_tell_no_price(swept: Watch, requests: Requests) -> None:
+    """Nodes from before London have the price in the transaction alone."""
+
+    async def without_price(_methods: set[str], body: bytes) -> bytes:
+        return body.replace(b'"effectiveGasPrice"', b'"somethingElse"')
+
+    requests.on_answer = without_price
+    payment = await confirmed(swept, "ETH", "1")
+    await sweep(swept, payment)
+    await swept.mine_and_scan(CONFIRMATIONS)
+    [row] = await swept.rows(Outflow)
+    assert row.fee_units == 21_000 * GAS_PRICE
+    assert (await swept.get(payment)).status == "settled"
 
 
 async def test_a_settled_payment_names_the_sweep_that_took_its_money(open_swept: OpenSwept) -> None:
@@ -299,6 +315,30 @@ async def test_an_outflow_that_one_node_makes_up_settles_nothing(opened: OpenWat
         await watch.pay(payment, 1)  # has it decided again
         await watch.mine_and_scan()
         assert await watch.told(payment) == "created detected confirmed overpaid"
+
+
+async def test_outflows_that_no_receipt_proves_hold_up_no_later_settlement(
+    opened: OpenWatch, anvil: Anvil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second endpoint has no receipts of the first ones, ever."""
+    monkeypatch.setattr(limits, "VERIFY_TRANSFERS", 2)
+    unknown: set[str] = set()
+
+    def forgets(call: Call, answer: Call) -> Call:
+        hidden = call["method"] == "eth_getTransactionReceipt" and call["params"][0] in unknown
+        return answer | {"result": None} if hidden else answer
+
+    async with ProxyNode(anvil.url, forgets) as second, opened(rpc_urls=[anvil.url, second.url], sweep=SWEPT) as watch:
+        payments = [await confirmed(watch) for _ in range(5)]
+        for payment in payments[:4]:
+            unknown.add(await sweep_token(watch, payment, 25_000_000))
+        await watch.mine_and_scan(CONFIRMATIONS)
+        await sweep_token(watch, payments[4], 25_000_000)
+        await watch.mine_and_scan(CONFIRMATIONS)
+        for _ in range(3):  # five wait for a second look, and a step takes two
+            await watch.step()
+        statuses = [(await watch.get(payment)).status for payment in payments]
+        assert statuses == ["confirmed"] * 4 + ["settled"]
 
 
 # --- what comes back

@@ -6,8 +6,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
+from app.blockchain.rpc import Endpoint
+from app.core.chains import Chain
 from app.core.clock import utc_now
 from app.db.models import BlockHeader, ChainState, Transaction
+from app.services.blockchain import scanner
+from app.services.blockchain.gather import Findings, gather
+from app.services.blockchain.plan import Plan
+from app.services.context import Context
 from tests.services.blockchain.conftest import OpenWatch
 from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.watch import CONFIRMATIONS, Watch
@@ -468,6 +474,28 @@ async def test_a_dead_node_is_a_problem_that_writes_nothing(watch: Watch, opened
     assert await watch.dump() == before
     await watch.scan()
     assert (await watch.get(payment)).status == "detected"
+
+
+@pytest.mark.parametrize("error", [KeyError, OverflowError, RecursionError, ValueError])
+async def test_an_answer_that_nobody_foresaw_is_left_for_another_node(
+    opened: OpenWatch, anvil: Anvil, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    async with opened(rpc_urls=[anvil.url, f"{anvil.url}/"]) as watch:
+        first = watch.context.nodes.nodes(watch.chain).endpoints[0]
+
+        async def trip(context: Context, chain: Chain, endpoint: Endpoint, plan: Plan) -> Findings:
+            if endpoint is first:
+                raise error
+            return await gather(context, chain, endpoint, plan)
+
+        monkeypatch.setattr(scanner, "gather", trip)
+        payment = await watch.create()
+        await watch.pay(payment)
+        await anvil.mine()
+        outcome = await watch.step()
+        assert (outcome.progressed, outcome.problem) == (False, f"{first.name}: {error.__name__}")
+        await watch.scan()
+        assert (await watch.get(payment)).status == "detected"
 
 
 @pytest.mark.parametrize("token", ["ETH", "USDC"])

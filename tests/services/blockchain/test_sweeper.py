@@ -54,20 +54,26 @@ async def test_a_token_is_topped_up_and_transferred_where_that_is_the_mode(open_
         await swept.nothing_hangs()
 
 
+@pytest.mark.parametrize("missing", [[b"baseFeePerGas"], [b"baseFeePerGas", b"effectiveGasPrice"]])
 async def test_a_chain_without_base_fee_and_without_eip7702_is_swept_by_top_up(
-    open_old: OpenSwept, requests: Requests
+    open_old: OpenSwept, requests: Requests, missing: list[bytes]
 ) -> None:
-    async def without_base_fee(_methods: set[str], body: bytes) -> bytes:
-        return body.replace(b'"baseFeePerGas"', b'"somethingElse"')
+    """A node from before London tells no price in its receipts either."""
+
+    async def without(_methods: set[str], body: bytes) -> bytes:
+        for name in missing:
+            body = body.replace(b'"%s"' % name, b'"somethingElse"')
+        return body
 
     async with open_old() as swept:
-        requests.on_answer = without_base_fee
+        requests.on_answer = without
         token, native = await swept.confirmed("USDC"), await swept.confirmed("ETH", "1")
         await swept.settle(token, native)
         assert sorted(kind for kind, *_ in await swept.story()) == ["native", "topup", "transfer"]
         assert {attempt.raw[0] >= 0xC0 for attempt in await swept.attempts()} == {True}  # legacy
         [sweep] = await swept.watch.rows(Sweep, Sweep.kind == "native")
         assert await swept.treasury_holds("ETH") == 10**18 - sweep.fee_units
+        assert sweep.fee_units == sweep.gas_used * sweep.gas_price_units
         assert await swept.treasury_holds("USDC") == 25_000_000
         await swept.nothing_hangs()
 

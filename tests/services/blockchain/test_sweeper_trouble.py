@@ -17,14 +17,26 @@ from app.core.evm import checksum
 from app.core.queue import WakeUps, connect
 from app.db.models import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem, Transaction
 from app.db.repositories.outflows import live_treasuries
-from app.services.blockchain.sweeper import asking, release_sweep
+from app.services.blockchain.sweeper import Sweeper, asking, release_sweep
 from app.services.blockchain.sweeping.jobs import Plan
 from app.services.blockchain.sweeping.plan import make_plan
 from app.services.blockchain.sweeping.sign import sign_and_send
+from app.services.doctor.finding import Finding, Patient
+from app.services.doctor.sweeping import check_sweeping
 from app.services.metrics import exposition
-from app.services.status import health, numbers
+from app.services.status import health
 from tests.services.blockchain.requests import Requests
-from tests.services.blockchain.sweeping import ETHER, TREASURY, OpenSwept, Swept
+from tests.services.blockchain.sweeping import (
+    ETHER,
+    GAS_MONEY,
+    OTHER_WORDS,
+    ROUNDS_MAX,
+    TREASURY,
+    OpenSwept,
+    Swept,
+    make_signer,
+    use_words,
+)
 from tests.support.anvil import MNEMONIC, Anvil
 
 GWEI = 10**9
@@ -252,6 +264,34 @@ async def test_a_blacklisted_address_holds_up_only_itself(open_swept: OpenSwept,
         await swept.nothing_hangs()
 
 
+async def test_the_doctor_names_an_address_whose_transfers_revert(open_swept: OpenSwept, anvil: Anvil) -> None:
+    """Not after the first time, and not any more when its money has left."""
+    token = await anvil.deploy("BlacklistToken", "USD Coin", "USDC", 6)
+    async with open_swept(mode="topup", tokens={"USDC": token}) as swept:
+        bad = await swept.confirmed()
+        await anvil.transact(token, "setBlacklisted(address,bool)", bad.address, True)
+        await swept.watch.mine_and_scan()
+        for _ in range(limits.DOCTOR_SWEEP_FAILURES):
+            assert (await sweeps_finding(swept)).result == "ok"
+            await age_failures(swept)
+            while not [each for each in await swept.waiting() if each.startswith("failed ")]:
+                await swept.watch.mine_and_scan()
+        finding = await sweeps_finding(swept)
+        assert finding.result == "failed"
+        assert f"of {bad.id} first: {bad.address} failed 2 times (" in finding.found
+        assert "paywatch sweep --dry-run --chain devnet" in finding.remedy
+        await anvil.transact(token, "setBlacklisted(address,bool)", bad.address, False)
+        await swept.watch.mine_and_scan()
+        await age_failures(swept)
+        await swept.settle(bad)
+        assert (await sweeps_finding(swept)).result == "ok"
+
+
+async def sweeps_finding(swept: Swept) -> Finding:
+    found = {each.check: each for each in await check_sweeping(Patient(swept.watch.context, ""))}
+    return found["sweeps:devnet"]
+
+
 async def test_an_address_that_no_batch_can_hold_is_left_out_of_it(swept: Swept, requests: Requests) -> None:
     payments = await swept.confirmed_many(4)
     bad, *good = payments
@@ -379,6 +419,53 @@ async def test_one_address_of_another_wallet_holds_up_only_itself(
     assert capsys.readouterr().out.count("address cannot be swept") == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "gas_money"), [("native", GAS_MONEY), ("deploy", GAS_MONEY), ("deploy", 0), ("topup", 0)]
+)
+async def test_a_stuck_sweep_of_another_wallet_holds_up_only_itself(
+    open_swept: OpenSwept,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    gas_money: int,
+) -> None:
+    """The words were changed while it was under way: it is never replaced or paid for, and its bytes go out again."""
+    token = "ETH" if kind == "native" else "USDC"
+    async with open_swept(mode="topup" if kind == "topup" else "auto") as swept:
+        await swept.confirmed(token, "1")
+        await swept.round()
+        [(signed, *_)] = await swept.story()
+        [attempt] = await swept.attempts()
+        former = swept.gas_account
+        await swept.watch.anvil.set_balance(former, gas_money)
+        await base_fee(swept.watch.anvil, 500)  # anvil drops what pays less
+        await swept.watch.scan()
+        await age_attempts(swept)
+
+        use_words(monkeypatch, OTHER_WORDS)
+        swept.sweeper = Sweeper(swept.watch.context, make_signer(OTHER_WORDS))
+        await swept.watch.anvil.set_balance(swept.gas_account, 20 * ETHER)
+        payment = await swept.confirmed(token, "1")
+        for _ in range(ROUNDS_MAX):
+            await swept.turn()
+            if (await swept.watch.get(payment)).status == "settled":
+                break
+        assert (await swept.watch.get(payment)).status == "settled"
+        [stuck] = await swept.watch.rows(Sweep, Sweep.id == attempt.sweep_id)
+        assert (signed, stuck.status) == (kind, "signed")
+        tried = [each.tx_hash for each in await swept.attempts() if each.sweep_id == stuck.id]
+        assert tried == [attempt.tx_hash]
+        assert await swept.watch.anvil.balance(former) == gas_money
+        assert capsys.readouterr().out.count("another wallet signed it") == 1
+
+        await swept.watch.anvil.set_balance(former, GAS_MONEY)
+        await base_fee(swept.watch.anvil, 1)
+        await swept.watch.scan()
+        await swept.settle(payment)
+        [stuck] = await swept.watch.rows(Sweep, Sweep.id == attempt.sweep_id)
+        assert (stuck.status, stuck.tx_hash) == ("confirmed", attempt.tx_hash)
+
+
 # --- reorgs
 
 
@@ -446,9 +533,9 @@ async def test_a_nonce_that_somebody_else_used_freezes_the_sweep_until_an_operat
     assert (status, error) == ("frozen", f"nonce {nonce} was used by a transaction that is not ours")
     [sweep] = await swept.watch.rows(Sweep)
     assert await swept.waiting() == [f"in {sweep.id}"]
-    seen = await numbers(swept.watch.context)
-    assert f'paywatch_sweeps_frozen{{chain="{swept.watch.chain.name}"}} 1.0' in exposition(seen).decode()
     wake_ups = WakeUps(connect("redis://127.0.0.1:9"))  # nobody is there, which is another check
+    told = (await exposition(swept.watch.context, wake_ups)).decode()
+    assert f'paywatch_sweeps_frozen{{chain="{swept.watch.chain.name}"}} 1.0' in told
     [check] = [each for each in (await health(swept.watch.context, wake_ups)).checks if "sweeps" in each.name]
     assert check.status == "degraded"
     assert sweep.id in check.detail
@@ -460,11 +547,12 @@ async def test_a_nonce_that_somebody_else_used_freezes_the_sweep_until_an_operat
     assert capsys.readouterr().out.count("sweep frozen") == 1  # and again
     await swept.watch.mine_and_scan(3)
     assert (await swept.watch.get(payment)).status == "confirmed"
-    await release_sweep(swept.watch.context, sweep.id)
+    await release_sweep(swept.watch.context, sweep.id, "op")
     await swept.settle(payment)
     assert sorted(status for _, status, *_ in await swept.story()) == ["confirmed", "released"]
-    with pytest.raises(ConfigError, match="only a frozen one"):
-        await release_sweep(swept.watch.context, sweep.id)
+    before = await swept.watch.dump()
+    await release_sweep(swept.watch.context, sweep.id, "op")  # again: nothing
+    assert await swept.watch.dump() == before
 
 
 async def test_a_database_from_before_the_sweep_sees_the_money_arrive_and_sends_it_no_second_time(

@@ -18,17 +18,19 @@ from app.core.clock import utc_now
 from app.core.config import Settings
 from app.core.evm import NATIVE_ASSET
 from app.db.base import Base
-from app.db.models import BlockHeader, ChainState, Event, Payment, PaymentOption, Transaction, WebhookDelivery
+from app.db.models import BlockHeader, ChainState, Event, Merchant, Payment, PaymentOption, Transaction, WebhookDelivery
 from app.db.repositories import merchants
 from app.services import payments
 from app.services.blockchain.chains import ChainCheck, prepare
 from app.services.blockchain.scanner import StepOutcome, step
 from app.services.context import Context, open_context
+from app.services.defaults import defaults_of
 from app.services.ledger import Cause
 from app.services.merchants import ensure_first_merchant
 from app.services.payments import NewPayment
 from app.services.views import PaymentView
 from tests.support.anvil import MNEMONIC, Anvil
+from tests.support.secrets import SECRET_KEY
 
 TRANSFER_TOPIC = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 STEPS_MAX = 300  # of one scan: a scanner that never comes to rest is a failure
@@ -77,11 +79,11 @@ class Watch:
         )
 
     async def create_wanted(self, wanted: NewPayment) -> PaymentView:
-        quoted = await payments.quote(self.context, self.merchant_id, wanted)
-        async with self.context.db.write() as session:
-            created = await payments.create(
-                self.context, session, deriver(), self.merchant_id, quoted, Cause("api_key", {})
-            )
+        async with self.context.db.read() as session:
+            merchant = await session.get_one(Merchant, self.merchant_id)
+        quoted = await payments.quote(self.context, defaults_of(merchant), wanted)
+        created = await payments.create(self.context, deriver(), self.merchant_id, quoted, Cause("api_key", {}))
+        assert isinstance(created, payments.Created)
         return created.view
 
     async def get(self, payment: PaymentView) -> PaymentView:
@@ -250,7 +252,7 @@ async def open_watch(
         _env_file=None,
         database_url=db_url,
         redis_url="redis://never-asked",
-        secret_key="k" * 32,
+        secret_key=SECRET_KEY,
         xpub=account_xpub(MNEMONIC),
         public_url="https://pay.example.com",
     )

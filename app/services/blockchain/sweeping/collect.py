@@ -80,7 +80,7 @@ async def plan_deployment(round_: Round, plan: Plan, budget: GasBudget, contract
     """
     calls = contracts.deploy_calls(await contracts.present(round_.endpoint))
     async with round_.context.db.read() as session:
-        under_way = await sweeps.deploying(session, round_.chain.chain_id, round_.began_at)
+        under_way = await sweeps.deploying(session, round_.chain.chain_id, round_.gas_address, round_.began_at)
     if under_way or not calls or any(job.kind == "deploy" for job in plan.jobs):
         return None
     try:

@@ -17,7 +17,7 @@ from app.core.clock import utc_now
 from app.core.errors import ConfigError
 from app.core.evm import checksum
 from app.core.logger import get_logger
-from app.db.repositories import chains, sweeps
+from app.db.repositories import chains, pauses, sweeps
 from app.services.blockchain.chains import require_same_chain
 from app.services.context import Context
 
@@ -63,6 +63,7 @@ class Round:
     """`cursor`: the last block that was scanned, by which confirmations count. `gas`: the gas account at the head.
 
     The node has the cursor's very block, so what it says of nonces and balances is no older than what we know.
+    `paused`: what was signed is followed, and nothing is signed or broadcast.
     """
 
     context: Context
@@ -75,6 +76,7 @@ class Round:
     fees: Fees
     gas: Account
     began_at: datetime
+    paused: bool
 
     @property
     def gas_address(self) -> bytes:
@@ -136,6 +138,7 @@ async def open_round(context: Context, chain: Chain, endpoint: Endpoint, signer:
         raise ConfigError(f"chain {chain.name!r} has no sweep.treasury")
     async with context.db.read() as session:
         state = await chains.get_state(session, chain.chain_id)
+        paused = await pauses.sweeping_paused(session, chain.name)
     if state is None or state.halt_code is not None:
         raise NotReadyError("the chain is halted" if state else "the chain was not scanned yet")
     await require_same_chain(context, chain, endpoint)
@@ -156,6 +159,7 @@ async def open_round(context: Context, chain: Chain, endpoint: Endpoint, signer:
         fees=fees,
         gas=accounts[address],
         began_at=utc_now(),
+        paused=paused,
     )
 
 

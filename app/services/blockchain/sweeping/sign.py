@@ -5,6 +5,7 @@ decided on at once, and every decision sees the ones before it.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,11 +17,12 @@ from app.blockchain.signed import action_of
 from app.blockchain.signer import Action, SignedTx, SigningAccount
 from app.core import limits
 from app.core.clock import utc_now
+from app.core.errors import ConfigError
 from app.core.evm import checksum, hex0x
 from app.core.ids import new_id
 from app.core.logger import get_logger
 from app.db.models import NonceLane, Sweep, SweepAttempt, SweepItem
-from app.db.repositories import addresses, sweeps
+from app.db.repositories import addresses, chains, pauses, sweeps
 from app.db.repositories.sweeps import SweepRecord
 from app.services.blockchain.sweeping.jobs import Job, Refusal
 from app.services.blockchain.sweeping.round import Round
@@ -62,10 +64,12 @@ async def sign_and_send(round_: Round, job: Job) -> Sent | None:
 async def _store(session: AsyncSession, round_: Round, job: Job) -> tuple[Sweep, SweepAttempt] | None:
     chain_id = round_.chain.chain_id
     lane = await sweeps.lock_lane(session, chain_id, round_.gas_address)
+    if await _is_stopped(session, round_):
+        return None
     touching = await sweeps.touching(session, chain_id, [item.address for item in job.items], round_.began_at)
     if any(in_the_way(sweep, job.kind) for found in touching.values() for sweep in found):
         return None  # another sweeper was quicker
-    if job.kind == "deploy" and await sweeps.deploying(session, chain_id, round_.began_at):
+    if job.kind == "deploy" and await sweeps.deploying(session, chain_id, round_.gas_address, round_.began_at):
         return None
     if job.place is None:
         live = await sweeps.followed_of(session, chain_id, round_.gas_address)
@@ -200,6 +204,9 @@ async def replace_attempt(round_: Round, record: SweepRecord, balance_wei: int) 
             if round_.memory.news(f"stuck:{sweep.id}", "ceiling"):
                 log.warning("stuck sweep not replaced: its fee is at max_fee_gwei", sweep=sweep.id)
             return None
+    account = await _account_of(round_, sweep)
+    if account is None:
+        return None
     action = action_of(last.raw)
     fee_wei = last.gas_limit * fees.max_wei
     if exact:
@@ -213,24 +220,28 @@ async def replace_attempt(round_: Round, record: SweepRecord, balance_wei: int) 
         action = Action(action.to, value_wei, action.data)
     elif sweep.account != round_.gas_address and fee_wei > balance_wei:
         return fee_wei - balance_wei
-    await _compete(round_, record, action, last.gas_limit, fees, cancels=last.cancels)
+    await _compete(round_, record, account, action, last.gas_limit, fees, cancels=last.cancels)
     return None
 
 
 async def cancel(round_: Round, record: SweepRecord, reason: str) -> None:
     """Give a nonce up whose transaction no node takes: a plain transaction of nothing to ourselves competes for it."""
+    account = await _account_of(round_, record.sweep)
+    if account is None:
+        return
     last = record.attempts[-1]
     former = Fees(round_.fees.base_wei, last.max_priority_fee_units, last.max_fee_units)
     fees = round_.capped(bumped(former, round_.fees), round_.overdue(record.sweep.created_at))
     action = Action(record.sweep.account)
     gas = await estimate(round_.endpoint, record.sweep.account, action)
     log.error("sweep given up", sweep=record.sweep.id, kind=record.sweep.kind, reason=reason)
-    await _compete(round_, record, action, gas, fees, cancels=True, error=reason)
+    await _compete(round_, record, account, action, gas, fees, cancels=True, error=reason)
 
 
 async def _compete(
     round_: Round,
     record: SweepRecord,
+    account: SigningAccount,
     action: Action,
     gas: int,
     fees: Fees,
@@ -245,7 +256,8 @@ async def _compete(
         now = await sweeps.lock(session, seen.id)
         if now is None or now.sweep.status != "signed" or len(now.attempts) != len(record.attempts):
             return
-        account = await _account_of(session, round_, seen)
+        if await _is_stopped(session, round_):
+            return
         signed = account.sign(action, chain_id=seen.chain_id, nonce=seen.nonce or 0, gas=gas, fees=fees)
         attempt = _attempt(seen, signed, action, gas, fees, cancels=cancels)
         session.add(attempt)
@@ -254,10 +266,25 @@ async def _compete(
     await send(round_, attempt)
 
 
-async def _account_of(session: AsyncSession, round_: Round, sweep: Sweep) -> SigningAccount:
+async def _is_stopped(session: AsyncSession, round_: Round) -> bool:
+    """Whether sweeping was paused, or the chain halted, since the round began."""
+    state = await chains.get_state(session, round_.chain.chain_id)
+    halted = state is None or state.halt_code is not None
+    return halted or await pauses.sweeping_paused(session, round_.chain.name)
+
+
+async def _account_of(round_: Round, sweep: Sweep) -> SigningAccount | None:
+    """The keys that signed a sweep; None, which is told, where they are of another wallet: all the rest goes on."""
     if sweep.account == round_.gas_address:
         return round_.signer.gas_account
-    return round_.deposit_account(sweep.account, *await addresses.place_of(session, sweep.account))
+    if sweep.kind in ("native", "transfer"):  # the others are of a gas account
+        async with round_.context.db.read() as session:
+            branch, index = await addresses.place_of(session, sweep.account)
+        with suppress(ConfigError):
+            return round_.deposit_account(sweep.account, branch, index)
+    if round_.memory.news(f"foreign:{sweep.id}", "foreign"):
+        log.error("stuck sweep not replaced: another wallet signed it", sweep=sweep.id, account=checksum(sweep.account))
+    return None
 
 
 def _attempt(

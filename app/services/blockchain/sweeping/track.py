@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from app.blockchain.errors import NodeError, PrunedError
-from app.blockchain.fees import paid_wei
+from app.blockchain.fees import add_prices, paid_wei
 from app.blockchain.receipts import fetch_receipts, moved_units
 from app.blockchain.sending import Account, Outcome, Sent, fetch_nonce, read_accounts
 from app.blockchain.wire import RawReceipt, to_bytes, to_int
@@ -62,6 +62,7 @@ async def _mined(round_: Round, record: SweepRecord, receipts: Receipts) -> None
     deep = round_.cursor - number + 1 >= round_.chain.confirmations_required
     if not deep and (seen.status, seen.block_hash) == ("mined", block_hash):
         return
+    await add_prices(round_.endpoint, [receipt])
     async with round_.context.db.write() as session:
         now = await sweeps.lock(session, seen.id)
         if now is None or (now.sweep.status, now.sweep.block_hash) != (seen.status, seen.block_hash):
@@ -133,6 +134,8 @@ async def _missing(round_: Round, record: SweepRecord, account: Account) -> int 
         return None
     if account.nonce > sweep.nonce:
         await _nonce_taken(round_, record)
+        return None
+    if round_.paused:
         return None
     last = record.attempts[-1]
     now = utc_now()

@@ -1,0 +1,1 @@
+"""Goal: what operators deploy is what this checkout is."""

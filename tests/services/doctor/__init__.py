@@ -1,0 +1,1 @@
+"""`paywatch doctor` on real parts."""

@@ -1,0 +1,122 @@
+"""Goal: a worker tells Prometheus what it counts, where it was told to and nowhere else; its end is never silent."""
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+import server
+from app.core import limits
+from app.core.config import Settings
+from app.core.errors import ConfigError
+from app.core.loop_lag import LoopLag
+from app.workers import __main__ as worker
+from app.workers.exposed import exposed_metrics
+from devnet.ports import free_port
+from tests.support.exposition import read_exposition
+
+
+def settings(**changed: Any) -> Settings:
+    return Settings(_env_file=None, **changed)
+
+
+async def test_a_worker_answers_on_its_port_until_it_ends() -> None:
+    port = free_port()
+    async with httpx.AsyncClient(trust_env=False) as http:
+        async with exposed_metrics(settings(metrics_port=port), LoopLag()):
+            response = await http.get(f"http://127.0.0.1:{port}/metrics")
+        assert read_exposition(response.text).value("process_resident_memory_bytes") > 0
+        with pytest.raises(httpx.ConnectError):
+            await http.get(f"http://127.0.0.1:{port}/metrics")
+
+
+async def test_a_loop_that_is_held_up_for_long_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    port, lag = free_port(), LoopLag()
+    measuring = asyncio.create_task(lag.measure())
+    async with exposed_metrics(settings(metrics_port=port), lag):
+        url = f"http://127.0.0.1:{port}/health/live"
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(url)).status_code == 200
+        monkeypatch.setattr(limits, "LOOP_STUCK_S", 0.5)
+        # Asked from without, by a process that needs nothing of this loop, which it is held up for.
+        code = f"import time, urllib.request as u; time.sleep(2); u.urlopen({url!r}, timeout=9)"
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: ASYNC221
+        assert "503" in asked.stderr
+        await asyncio.sleep(0)
+    measuring.cancel()
+
+
+async def test_a_taken_port_is_named() -> None:
+    port = free_port()
+    async with exposed_metrics(settings(metrics_port=port), LoopLag()):
+        with pytest.raises(ConfigError, match=rf"PAYWATCH_METRICS_PORT: cannot listen on 127\.0\.0\.1, port {port}"):
+            async with exposed_metrics(settings(metrics_port=port), LoopLag()):
+                raise AssertionError("two listen on one port")
+
+
+async def test_without_a_port_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.workers.exposed.start_http_server", lambda *_: pytest.fail("it listens"))
+    async with exposed_metrics(settings(), LoopLag()):
+        pass
+
+
+# --- the end
+
+
+@pytest.fixture
+def logging_put_back() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def _run_worker(monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Awaitable[None]]) -> int:
+    monkeypatch.setattr(worker, "_main", broken)
+    monkeypatch.setattr(sys, "argv", ["app.workers"])
+    return worker.main()
+
+
+def _run_server(monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Awaitable[None]]) -> int:
+    monkeypatch.setattr(server, "load", tuple)
+    monkeypatch.setattr(server, "serve", broken)
+    return server.main()
+
+
+@pytest.mark.usefixtures("logging_put_back")
+@pytest.mark.parametrize("run", [_run_worker, _run_server])
+def test_an_error_that_ends_a_process_is_a_report_without_secrets(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(*_: Any) -> None:
+        mnemonic = "legal winner"
+        raise RuntimeError(f"https://node.example/v2/KEY123 said {len(mnemonic)}")
+
+    assert run(monkeypatch, broken) == 1
+    captured = capsys.readouterr()
+    [line] = [json.loads(text) for text in captured.err.splitlines()]
+    assert (line["event"], line["level"]) == ("unhandled error", "error")
+    assert line["report"].startswith("rep_")
+    assert "RuntimeError: https://node.example said 12" in line["exception"]
+    assert "KEY123" not in captured.err + captured.out
+
+
+@pytest.mark.usefixtures("logging_put_back")
+@pytest.mark.parametrize("run", [_run_worker, _run_server])
+def test_a_wrong_setting_is_one_line(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ConfigError("PAYWATCH_THING is wrong")
+
+    assert run(monkeypatch, broken) == 1
+    assert capsys.readouterr().err == "PAYWATCH_THING is wrong\n"
