@@ -98,6 +98,7 @@ DB_POOL_TIMEOUT_S: Final = 10.0  # a request that gets no connection by then is 
 DB_CONNECT_TIMEOUT_S: Final = 5.0  # a database that takes longer is down
 DB_COMMAND_TIMEOUT_S: Final = 10.0  # under a step's time; no statement of ours scans for longer
 SQLITE_BUSY_TIMEOUT_S: Final = 10.0  # writers wait for each other; one holds the lock for milliseconds
+SQLITE_WAL_RETRY_S: Final = 0.02  # between tries to put a new file into WAL mode; who else does it needs a millisecond
 SQLITE_VARIABLES: Final = 30_000  # SQLite takes 32,766 in one statement
 
 # Rows of one go

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import aiosqlite
 from sqlalchemy import QueuePool, event, make_url
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from app.core import limits, metrics
 from app.core.errors import ConfigError
@@ -185,12 +187,28 @@ class _SqliteConnection(sqlite3.Connection):
 def _configure_sqlite(connection: DBAPIConnection, _record: Any) -> None:
     # The driver's own BEGIN handling is switched off; `_begin_sqlite` says BEGIN.
     connection.isolation_level = None
+    connection.run_async(_switch_to_wal)
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
     # FULL: a commit that was answered for is on disk. WAL with NORMAL loses the last ones when the power goes.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+async def _switch_to_wal(driver: aiosqlite.Connection) -> None:
+    """A file's first switch wants it alone, and SQLite fails it at once where any other statement waits its turn."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception(_is_busy),
+        stop=stop_after_delay(limits.SQLITE_BUSY_TIMEOUT_S),
+        wait=wait_fixed(limits.SQLITE_WAL_RETRY_S),
+        reraise=True,
+    ):
+        with attempt:
+            await driver.execute_fetchall("PRAGMA journal_mode=WAL")
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import sqlite3
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
@@ -115,6 +117,21 @@ async def test_a_reader_neither_waits_for_a_writer_nor_sees_its_work(db: Databas
 async def test_more_tasks_than_connections_take_turns(db: Database) -> None:
     tasks = 2 * (limits.DB_POOL_SIZE + limits.DB_POOL_OVERFLOW)
     assert await asyncio.gather(*(count(db) for _ in range(tasks))) == [0] * tasks
+
+
+async def test_a_new_sqlite_file_that_another_process_writes_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "new.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    db = Database(f"sqlite+aiosqlite:///{tmp_path / 'new.db'}")
+
+    async def mode() -> str:
+        async with db.read() as session:
+            return str(await session.scalar(text("PRAGMA journal_mode")))
+
+    asked = asyncio.create_task(mode())
+    asyncio.get_running_loop().call_later(0.2, other.close)
+    assert await asked == "wal"
+    await db.close()
 
 
 @pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
