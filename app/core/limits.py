@@ -103,6 +103,7 @@ SQLITE_VARIABLES: Final = 30_000  # SQLite takes 32,766 in one statement
 
 # Rows of one go
 DECIDE_PAYMENTS: Final = 1_000  # that a step expires, and as many that it takes on: 0.8 ms each on PostgreSQL
+PAYMENT_TRANSFERS: Final = 100  # of one asset that count for a payment: nobody pays in more parts, and dust is cheap
 VERIFY_TRANSFERS: Final = 200  # receipts read again in one step; the next one goes on with those after them
 KEYS_PER_MERCHANT: Final = 100  # that work; more is a loop that makes keys
 KEY_NAME_CHARS: Final = 100  # a line of a table

@@ -113,6 +113,9 @@ WS_CONNECTED: Final = Gauge(
 # --- chains
 BLOCKS_SCANNED: Final = _counter("blocks_scanned", "Blocks that were written as scanned.", "chain")
 TRANSFERS: Final = _counter("transfers", "Transfers to deposit addresses that were recorded.", "chain")
+TRANSFERS_SET_ASIDE: Final = _counter(
+    "transfers_set_aside", "Transfers that were recorded and do not count: their payment has too many."
+)
 REORG_DEPTH_BLOCKS: Final = _histogram(
     "reorg_depth_blocks", "Blocks that a reorganisation took back.", "chain", buckets=_DEPTH
 )

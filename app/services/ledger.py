@@ -15,7 +15,7 @@ from app.core.ids import new_id
 from app.core.logger import get_logger, redact_url
 from app.db.engine import after_commit
 from app.db.models import ChainState, Event, Payment, Transaction, WebhookDelivery
-from app.db.repositories import chains, payments, webhooks
+from app.db.repositories import chains, payments, transactions, webhooks
 from app.db.repositories.payments import PaymentRecord
 from app.db.repositories.webhooks import HeldEndpoint
 from app.services.blockchain.outflows import accounted
@@ -88,6 +88,7 @@ async def decide_again(
     if not payment_ids:
         return []
     await payments.lock(session, payment_ids)
+    await _set_aside(session, payment_ids)
     cursors = await chains.list_states(session)
     heads = heads_of(cursors)
     now = utc_now()
@@ -103,6 +104,12 @@ async def decide_again(
             stories.append(Story(record, changes, news))
     await store(context, session, stories, cause, cursors, now)
     return [change for story in stories for change in story.changes]
+
+
+async def _set_aside(session: AsyncSession, payment_ids: Collection[str]) -> None:
+    for payment_id, count in (await transactions.set_aside(session, payment_ids)).items():
+        log.error("transfers set aside", payment=payment_id, count=count, counting=limits.PAYMENT_TRANSFERS)
+        after_commit(session, partial(metrics.TRANSFERS_SET_ASIDE.inc, count))
 
 
 @dataclass(frozen=True, slots=True)

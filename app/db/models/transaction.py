@@ -2,11 +2,23 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, ForeignKeyConstraint, Index, String, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    String,
+    UniqueConstraint,
+    false,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
 from app.db.types import Address, BigId, Hash, Units, UtcDateTime
+
+_UNSWEPT = "canonical AND NOT swept AND NOT set_aside"
 
 
 class Transaction(Base):
@@ -24,15 +36,16 @@ class Transaction(Base):
         Index("ix_transactions_chain_id_block_number", "chain_id", "block_number"),
         Index("ix_transactions_recipient_chain_id", "recipient", "chain_id"),
         Index(
-            "ix_transactions_unswept",
-            "chain_id",
-            postgresql_where=text("canonical AND NOT swept"),
-            sqlite_where=text("canonical AND NOT swept"),
+            "ix_transactions_counting",
+            "payment_id",
+            postgresql_where=text("NOT set_aside"),
+            sqlite_where=text("NOT set_aside"),
         ),
+        Index("ix_transactions_unswept", "chain_id", postgresql_where=text(_UNSWEPT), sqlite_where=text(_UNSWEPT)),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    payment_id: Mapped[str] = mapped_column(ForeignKey("payments.id"), index=True)
+    payment_id: Mapped[str] = mapped_column(ForeignKey("payments.id"))
     chain_id: Mapped[int] = mapped_column(BigId)
     block_number: Mapped[int] = mapped_column(BigId)
     block_hash: Mapped[bytes] = mapped_column(Hash)
@@ -52,4 +65,7 @@ class Transaction(Base):
     noted: Mapped[bool] = mapped_column(Boolean)
     # Canonical outflows of its address and asset account for it: nothing of it is left to be swept.
     swept: Mapped[bool] = mapped_column(Boolean, default=False)
+    # Beyond the `PAYMENT_TRANSFERS` largest of its asset: it was received, and that is all that anybody asks of it. The
+    # database's default is for workers that do not know the column yet.
+    set_aside: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -134,12 +134,17 @@ async def outflows_of(session: AsyncSession, chain_id: int, senders: Collection[
 
 
 async def transfers_to(session: AsyncSession, chain_id: int, recipients: Collection[bytes]) -> list[Transaction]:
-    """All canonical transfers to addresses, in chain order."""
+    """All canonical transfers to addresses that count, in chain order."""
     found: list[Transaction] = []
     for wanted in _chunks(recipients):
         query = (
             select(Transaction)
-            .where(Transaction.chain_id == chain_id, Transaction.canonical, Transaction.recipient.in_(wanted))
+            .where(
+                Transaction.chain_id == chain_id,
+                Transaction.canonical,
+                ~Transaction.set_aside,
+                Transaction.recipient.in_(wanted),
+            )
             .order_by(Transaction.block_number, Transaction.tx_index, Transaction.id)
         )
         found += await session.scalars(query)

@@ -19,7 +19,10 @@ Row = TypeVar("Row", PaymentOption, Transaction, Outflow)
 
 @dataclass(frozen=True, slots=True)
 class PaymentRecord:
-    """A payment with all that belongs to it; the rows are live objects of the session that loaded them."""
+    """A payment with all that belongs to it; the rows are live objects of the session that loaded them.
+
+    `transactions`: those that count, which is not what was set aside.
+    """
 
     payment: Payment
     address: bytes
@@ -76,7 +79,7 @@ async def load(session: AsyncSession, payment_ids: Collection[str]) -> list[Paym
     transactions = _by_payment(
         await session.scalars(
             select(Transaction)
-            .where(Transaction.payment_id.in_(payment_ids))
+            .where(Transaction.payment_id.in_(payment_ids), ~Transaction.set_aside)
             .order_by(Transaction.block_number, Transaction.tx_index, Transaction.id)
         )
     )
@@ -259,6 +262,7 @@ async def ripening(session: AsyncSession, chain_id: int, final_block: int | None
             Transaction.asset == PaymentOption.asset,
             Transaction.canonical,
             Transaction.verified,
+            ~Transaction.set_aside,
         )
         .limit(1)
     )
@@ -288,6 +292,7 @@ async def unverified(session: AsyncSession, chain_id: int, cursor: int, after_id
             Transaction.chain_id == chain_id,
             Transaction.canonical,
             ~Transaction.verified,
+            ~Transaction.set_aside,
             Payment.status == "detected",
             Transaction.block_number <= cursor - PaymentOption.confirmations_required + 1,
         )

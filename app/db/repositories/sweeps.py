@@ -253,6 +253,7 @@ async def unswept(
             Transaction.chain_id == chain_id,
             Transaction.canonical,
             ~Transaction.swept,
+            ~Transaction.set_aside,
             Transaction.id > after_id,
             Payment.status != "pending",
             Transaction.block_number <= cursor - func.coalesce(PaymentOption.confirmations_required, confirmations) + 1,
@@ -270,6 +271,7 @@ async def unswept_native(session: AsyncSession, chain_id: int, addresses: Collec
         Transaction.asset == NATIVE_ASSET,
         Transaction.canonical,
         ~Transaction.swept,
+        ~Transaction.set_aside,
         Transaction.recipient.in_(addresses),
     )
     found: dict[bytes, int] = {}
@@ -320,6 +322,7 @@ async def refused(session: AsyncSession, least: int) -> list[Refused]:
         Transaction.asset == SweepItem.asset,
         Transaction.canonical,
         ~Transaction.swept,
+        ~Transaction.set_aside,
     )
     query = (
         select(

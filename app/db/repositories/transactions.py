@@ -1,11 +1,13 @@
 """Observed transfers."""
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, and_, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.core import limits
 from app.core.evm import NATIVE_ASSET
 from app.db.models import Transaction
 from app.db.repositories.chains import upsert
@@ -17,7 +19,7 @@ async def record(session: AsyncSession, rows: list[dict[str, Any]]) -> list[dict
     """Insert transfers; returns those that were not there as canonical before.
 
     A block can come back: then the row is canonical again, and news. Rows need the columns of `OBSERVED` and the rest
-    of the table but `id`, `canonical`, `verified`, `noted` and `swept`. The caller holds the chain's lock.
+    of the table but `id`, `canonical`, `verified`, `noted`, `swept` and `set_aside`. The caller holds the chain's lock.
     """
     if not rows:
         return []
@@ -68,6 +70,32 @@ async def replace_balances(session: AsyncSession, news: list[dict[str, Any]], po
             if stand_in.amount_units == 0:
                 await session.delete(stand_in)
     await session.flush()
+
+
+async def set_aside(session: AsyncSession, payment_ids: Collection[str]) -> dict[str, int]:
+    """Let no more than the `PAYMENT_TRANSFERS` largest transfers of each asset count for a payment; how many went.
+
+    Anybody may send dust to an address, by the thousand for cents, and what counts is decided, shown and told with each
+    change. What was verified stays: it may be what the payment was confirmed by.
+    """
+    key = (Transaction.payment_id, Transaction.chain_id, Transaction.asset)
+    counts = and_(Transaction.payment_id.in_(payment_ids), Transaction.canonical, ~Transaction.set_aside)
+    many = select(*key).where(counts).group_by(*key).having(func.count() > limits.PAYMENT_TRANSFERS)
+    crowded = [tuple(row) for row in await session.execute(many)]
+    if not crowded:
+        return {}
+    columns = (*key, Transaction.id, Transaction.verified, Transaction.amount_units)
+    found = (await session.execute(select(*columns).where(counts, tuple_(*key).in_(crowded)))).all()
+    seen: Counter[tuple[object, ...]] = Counter()
+    gone: list[tuple[int, str]] = []
+    for row in sorted(found, key=lambda row: (not row.verified, -row.amount_units, row.id)):
+        seen[row.payment_id, row.chain_id, row.asset] += 1
+        if seen[row.payment_id, row.chain_id, row.asset] > limits.PAYMENT_TRANSFERS:
+            gone.append((row.id, row.payment_id))
+    for start in range(0, len(gone), limits.SQLITE_VARIABLES):
+        ids = [row_id for row_id, _ in gone[start : start + limits.SQLITE_VARIABLES]]
+        await session.execute(update(Transaction).where(Transaction.id.in_(ids)).values(set_aside=True))
+    return Counter(payment_id for _, payment_id in gone)
 
 
 async def orphan_above(session: AsyncSession, chain_id: int, block_number: int) -> set[str]:

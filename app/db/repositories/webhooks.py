@@ -199,7 +199,7 @@ async def _load_due(session: AsyncSession, ids: list[str], leased_until: datetim
     mined_at = (
         select(func.max(Transaction.block_time))
         .join(Payment, (Payment.id == Transaction.payment_id) & (Payment.detected_in_block == Transaction.block_number))
-        .where(Transaction.payment_id == WebhookDelivery.payment_id, Transaction.canonical)
+        .where(Transaction.payment_id == WebhookDelivery.payment_id, Transaction.canonical, ~Transaction.set_aside)
         .correlate(WebhookDelivery)
     )
     found = await session.execute(
