@@ -13,8 +13,7 @@ from app.api.address import client_address
 from app.core import limits
 from app.core.config import Settings
 from app.services.gateway import Gateway
-from server import create_app
-from tests.support.gateway import API_KEY, Devnet, add_merchant, client_of, open_gateway
+from tests.support.gateway import API_KEY, Devnet, add_merchant, app_of, client_of, open_gateway
 from tests.support.problems import read_problem
 from tests.support.redis import RedisServer
 
@@ -40,7 +39,7 @@ async def peer(gateway: Gateway, address: str, key: str = "", forwarded: str = "
     headers = ({"Authorization": f"Bearer {key}"} if key else {}) | (
         {"X-Forwarded-For": forwarded} if forwarded else {}
     )
-    transport = httpx.ASGITransport(app=create_app(gateway), client=(address, 1234), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app=app_of(gateway), client=(address, 1234), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://paywatch.test", headers=headers) as client:
         yield client
 
