@@ -10,12 +10,12 @@ from pydantic import SecretStr
 
 from app.blockchain.collector import Contracts
 from app.blockchain.signer import Signer
-from app.blockchain.wallet import AddressDeriver, account_xpub
+from app.blockchain.wallet import AddressDeriver
 from app.core.evm import checksum
 from app.db.models import Sweep, SweepAttempt, SweepItem
 from app.services.blockchain.sweeper import RoundOutcome, Sweeper, sweep_round
 from app.services.views import PaymentView
-from tests.services.blockchain.watch import CONFIRMATIONS, Watch
+from tests.services.blockchain.watch import CONFIRMATIONS, Watch, known_xpub
 
 # Not Anvil's own words, whose addresses are rich.
 WORDS = "legal winner thank year wave sausage worth useful legal winner thank yellow"
@@ -132,7 +132,7 @@ def sweep_policy(**changed: Any) -> str:
 
 def use_words(monkeypatch: pytest.MonkeyPatch, words: str = WORDS) -> None:
     """Have payments' addresses made from `words`."""
-    deriver = AddressDeriver(account_xpub(words))
+    deriver = AddressDeriver(known_xpub(words))
     monkeypatch.setattr("tests.services.blockchain.watch.deriver", lambda: deriver)
 
 

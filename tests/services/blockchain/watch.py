@@ -38,8 +38,14 @@ CONFIRMATIONS = 3
 
 
 @cache
+def known_xpub(words: str) -> str:
+    """Derived once: each test needs it, for a thirtieth of a second."""
+    return account_xpub(words)
+
+
+@cache
 def deriver() -> AddressDeriver:
-    return AddressDeriver(account_xpub(MNEMONIC))
+    return AddressDeriver(known_xpub(MNEMONIC))
 
 
 def chain_yaml(url: str, tokens: dict[str, str], decimals: int, **changed: Any) -> str:
@@ -254,7 +260,7 @@ async def open_watch(
         database_url=db_url,
         redis_url="redis://never-asked",
         secret_key=SECRET_KEY,
-        xpub=account_xpub(MNEMONIC),
+        xpub=known_xpub(MNEMONIC),
         public_url="https://pay.example.com",
     )
     chains = load_chains(path, {})
