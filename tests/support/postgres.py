@@ -102,7 +102,8 @@ class Postgres:
         Without a `name` it gets one that is free.
         """
         name = name or f"paywatch_test_{uuid.uuid4().hex[:16]}"
-        from_template = f' TEMPLATE "{template}"' if template else ""
+        # Copied as files: half the time of the way by the log, which spares a checkpoint that costs nothing here.
+        from_template = f' TEMPLATE "{template}" STRATEGY FILE_COPY' if template else ""
         await self._administer(f'CREATE DATABASE "{name}"{from_template}')
         return self.url(name)
 
