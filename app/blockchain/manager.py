@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
 from app.blockchain.errors import NodeError, RateLimitedError
-from app.blockchain.rpc import Endpoint
+from app.blockchain.rpc import AdaptiveSize, Endpoint
 from app.core import limits, metrics
 from app.core.chains import Chain
 
@@ -43,15 +43,17 @@ class Breaker:
 class ChainNodes:
     """A chain's endpoints with their breakers. `refused`: endpoints that are on another chain, never asked again.
 
-    `compared_at`: when (monotonic) no other endpoint was found to be ahead of the one in use.
+    `compared_at`: when (monotonic) no other endpoint was found to be ahead of the one in use. `step_blocks`: how many
+    blocks a scanner step takes at most.
     """
 
-    def __init__(self, urls: Iterable[str], chain: str = "") -> None:
+    def __init__(self, urls: Iterable[str], chain: str = "", step_blocks: int = 1) -> None:
         self.endpoints = tuple(Endpoint(url, chain, index) for index, url in enumerate(urls))
         self.breakers = {endpoint: Breaker() for endpoint in self.endpoints}
         self.refused: dict[Endpoint, str] = {}
         self.checked: set[Endpoint] = set()
         self.compared_at = -math.inf
+        self.step_blocks = AdaptiveSize(step_blocks)
 
     def pick(self, other_than: Endpoint | None = None) -> Endpoint | None:
         """The most preferred endpoint that may be asked; None when there is none besides `other_than`.
@@ -97,7 +99,7 @@ class BlockchainManager:
     """The nodes of all enabled chains of a process."""
 
     def __init__(self, chains: Iterable[Chain]) -> None:
-        self._nodes = {chain.chain_id: ChainNodes(chain.rpc_urls, chain.name) for chain in chains}
+        self._nodes = {each.chain_id: ChainNodes(each.rpc_urls, each.name, each.block_batch_size) for each in chains}
         metrics.RPC_BREAKER_STATE.watch(self._breaker_states)
 
     def nodes(self, chain: Chain) -> ChainNodes:

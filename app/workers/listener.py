@@ -10,7 +10,7 @@ from app.core.chains import Chain
 from app.core.logger import get_logger
 from app.core.queue import LISTEN_TASK, WakeUps
 from app.services.blockchain.chains import prepare
-from app.services.blockchain.scanner import step
+from app.services.blockchain.scanner import step, too_much
 from app.services.context import Context
 from app.workers.job import job
 
@@ -56,8 +56,12 @@ async def _is_ready(listener: Listener, chain: Chain) -> bool:
 async def _follow(listener: Listener, chain: Chain) -> None:
     deadline = time.monotonic() + limits.LISTEN_BUDGET_S
     while time.monotonic() < deadline:
-        async with asyncio.timeout(limits.STEP_TIMEOUT_S):
-            outcome = await step(listener.context, chain)
+        try:
+            async with asyncio.timeout(limits.STEP_TIMEOUT_S):
+                outcome = await step(listener.context, chain)
+        except TimeoutError:
+            too_much(listener.context, chain)
+            raise
         if outcome.changes:
             await listener.wake_ups.webhooks()
         if outcome.halted == "config":  # perhaps by another worker's check, and that worker may be gone: check again

@@ -104,9 +104,10 @@ async def _onwards(context: Context, chain: Chain, endpoint: Endpoint, idle: Pla
             return replace(idle, fork=True)
         if ours is not None:  # one that is no longer kept proves nothing
             finalized_number = max(finalized_number, final.number)
-    last = min(final_height, cursor.number + chain.block_batch_size)
+    most = context.nodes.nodes(chain).step_blocks.value
+    last = min(final_height, cursor.number + most)
     if last <= cursor.number:
-        last = min(head.number, cursor.number + limits.LINKED_RUN_BLOCKS)
+        last = min(head.number, cursor.number + min(most, limits.LINKED_RUN_BLOCKS))
     return Plan(cursor, head, idle.began_at, last, final_height, finalized_number, final)
 
 

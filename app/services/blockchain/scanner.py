@@ -70,7 +70,14 @@ async def step(context: Context, chain: Chain) -> StepOutcome:
         nodes.failed(endpoint, InvalidAnswerError(type(error).__name__))
         return StepOutcome(progressed=False, problem=f"{endpoint.name}: {type(error).__name__}")
     nodes.succeeded(endpoint)
+    if outcome.progressed:
+        nodes.step_blocks.grow()
     return outcome
+
+
+def too_much(context: Context, chain: Chain) -> None:
+    """A step took too long. The next one takes half of the blocks: blocks full of transfers may be the reason."""
+    context.nodes.nodes(chain).step_blocks.shrink()
 
 
 async def _step(context: Context, chain: Chain, endpoint: Endpoint, cursor: Cursor) -> StepOutcome:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from sqlalchemy import update
@@ -10,8 +11,10 @@ from sqlalchemy import update
 from app.core import limits
 from app.core.clock import utc_now
 from app.db.models import ChainState
+from app.db.repositories import chains
 from app.services.payments import Accepted, NewPayment, Price
 from app.services.views import PaymentView
+from app.workers.listener import Listener, listen_for_payments
 from tests.services.blockchain.conftest import OpenWatch
 from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.watch import CONFIRMATIONS, Watch
@@ -153,3 +156,23 @@ async def test_finality_settles_a_bounded_number_in_a_step(opened: OpenWatch, mo
             settled.append((await statuses(watch, payments)).count("settled"))
         assert settled == [2, 4, 5]
         await watch.audit()
+
+
+async def test_a_step_that_takes_too_long_is_tried_with_half_of_its_blocks(
+    opened: OpenWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody holds the chain's row, which takes as long as writing blocks that are full of transfers."""
+    async with opened(block_batch_size=8, finality="{depth: 1}") as watch:
+        await watch.anvil.mine(40)
+        start = (await watch.state()).last_scanned_block
+        listener = Listener(watch.context, wake_ups=None, ready={watch.chain.name})
+        async with watch.context.db.write() as session:
+            await chains.lock_state(session, watch.chain.chain_id)
+            monkeypatch.setattr(limits, "STEP_TIMEOUT_S", 0.3)
+            await listen_for_payments({"listener": listener}, watch.chain.name)
+        reached = [start]
+        for _ in range(5):
+            await watch.step()
+            reached.append((await watch.state()).last_scanned_block)
+        widths = [after - before for before, after in pairwise(reached)]
+        assert (widths[0], widths[-1]) == (4, 8)  # and the time comes when all of them are taken again
