@@ -1,6 +1,7 @@
 """Goal: a merchant adds, changes and removes receivers, learns each secret once, and reads what was sent to them."""
 
 import asyncio
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -101,6 +102,15 @@ async def test_a_merchant_has_so_many_endpoints_and_no_more(client: httpx.AsyncC
     read_problem(await client.post(PATH, json={"url": URL}), 409, "conflict")
     await client.delete(f"{PATH}/{last['id']}")
     await add_endpoint(client)
+
+
+async def test_nor_has_it_more_when_they_are_made_at_once(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ENDPOINTS_PER_MERCHANT", 5)
+    answers = await asyncio.gather(*(client.post(PATH, json={"url": URL}) for _ in range(130)))
+    assert Counter(answer.status_code for answer in answers) == {201: 5, 409: 125}
+    assert len((await client.get(PATH)).json()["data"]) == 5
 
 
 async def test_another_merchants_endpoints_and_deliveries_are_not_there(

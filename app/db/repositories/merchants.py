@@ -23,6 +23,11 @@ async def get(session: AsyncSession, merchant_id: str) -> Merchant | None:
     return await session.get(Merchant, merchant_id)
 
 
+async def lock(session: AsyncSession, merchant_id: str) -> None:
+    """For whoever counts what a merchant has before adding to it; payments are made meanwhile."""
+    await session.execute(select(Merchant.id).where(Merchant.id == merchant_id).with_for_update(key_share=True))
+
+
 async def by_name(session: AsyncSession, name: str) -> Merchant | None:
     return await session.scalar(select(Merchant).where(Merchant.name == name))
 
