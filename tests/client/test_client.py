@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
+from itertools import product
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -175,12 +176,22 @@ async def test_a_creation_is_repeated_under_one_key_until_it_is_answered() -> No
 
 @pytest.mark.usefixtures("no_wait")
 async def test_what_may_have_happened_is_not_done_again() -> None:
-    for answer in (None, httpx.Response(502)):
+    calls = ("create_webhook_endpoint", "delete_webhook_endpoint", "revoke_key", "cancel_payment")
+    for call, answer in product(calls, (None, httpx.Response(502))):
         seen: list[httpx.Request] = []
         async with AsyncPaywatch("http://gateway", "key", http=stubborn([answer], seen)) as paywatch:
             with pytest.raises((httpx.ReadError, PaywatchError)):
-                await paywatch.create_webhook_endpoint("http://127.0.0.1:9/")
+                await getattr(paywatch, call)("whe_1")
         assert len(seen) == 1
+
+
+@pytest.mark.usefixtures("no_wait")
+async def test_what_was_refused_for_its_rate_has_not_happened_and_is_done() -> None:
+    seen: list[httpx.Request] = []
+    http = stubborn([httpx.Response(429), httpx.Response(204)], seen)
+    async with AsyncPaywatch("http://gateway", "key", http=http) as paywatch:
+        await paywatch.delete_webhook_endpoint("whe_1")
+    assert len(seen) == 2
 
 
 @pytest.mark.usefixtures("no_wait")

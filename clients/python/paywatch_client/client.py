@@ -23,7 +23,10 @@ AGAIN: Final = (429, 502, 503, 504)
 
 @dataclass(frozen=True)
 class _Call:
-    """A request. One that changes nothing, or has an idempotency key, is made again when it got no answer."""
+    """A request. One that reads, or has an idempotency key, is made again when it got no answer.
+
+    A deletion is not: one that was done and whose answer was lost would be told as `not_found`.
+    """
 
     method: str
     path: str
@@ -33,7 +36,7 @@ class _Call:
 
     @property
     def repeatable(self) -> bool:
-        return self.method in ("GET", "DELETE") or "Idempotency-Key" in self.headers
+        return self.method == "GET" or "Idempotency-Key" in self.headers
 
     @property
     def again(self) -> tuple[int, ...]:
