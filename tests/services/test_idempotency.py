@@ -143,6 +143,24 @@ async def test_an_outage_does_not_use_up_a_key(
         assert (await post(client, "k")).status_code == status
 
 
+@pytest.mark.parametrize("away", ["chain", "webhook's name"])
+async def test_a_retry_gets_its_answer_although_it_would_be_refused_by_now(
+    client: httpx.AsyncClient, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    wanted = {"webhook_url": "http://localhost:9/hooks"}
+    first = await post(client, "k", **wanted)
+    if away == "chain":
+        monkeypatch.setattr(limits, "WATCHED_AGE_S", 0.0)
+        async with gateway.context.db.write() as session:
+            await session.execute(update(ChainState).values(halt_code="reorg", halt_detail="why"))
+    else:
+        monkeypatch.setattr(gateway.context.guard, "_allowed", ())
+    again = await post(client, "k", **wanted)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert (await post(client, "other", **wanted)).status_code == (503 if away == "chain" else 422)
+
+
 @pytest.mark.parametrize("has_endpoint", [False, True])
 @pytest.mark.parametrize("written", [False, True])
 async def test_a_request_that_died_half_way_leaves_all_or_nothing(
