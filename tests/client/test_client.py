@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from itertools import product
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import httpx
 import pytest
@@ -129,7 +129,8 @@ def test_both_clients_have_the_same_calls() -> None:
         (paywatch_client.Payment, PaymentView),
         (paywatch_client.PaymentOption, OptionView),
         (paywatch_client.Transaction, TransactionView),
-        (paywatch_client.Event, EventView),
+        (paywatch_client.PaymentEvent, EventView),
+        (paywatch_client.EndpointEvent, EventView),
         (paywatch_client.Chain, ChainView),
         (paywatch_client.ApiKey, KeyView),
         (paywatch_client.NewApiKey, NewKeyView),
@@ -139,6 +140,23 @@ def test_both_clients_have_the_same_calls() -> None:
 def test_its_types_have_the_fields_of_the_answers(type_: Any, view: Any) -> None:
     answered = {field.alias or name for name, field in view.model_fields.items()}
     assert set(get_type_hints(type_)) - {"secret"} == answered
+
+
+async def test_an_event_holds_a_payment_or_an_endpoint_and_says_which(paywatch: AsyncPaywatch) -> None:
+    await paywatch.create_payment(chain="devnet", token="USDC", amount="1")
+    endpoint = await paywatch.create_webhook_endpoint("http://127.0.0.1:9/")
+    await paywatch.request("PATCH", f"/v1/webhook_endpoints/{endpoint['id']}", json={"enabled": False})
+    kinds: dict[str, Any] = {
+        "payment": paywatch_client.PaymentEvent,
+        "webhook_endpoint": paywatch_client.EndpointEvent,
+    }
+    assert set(get_args(paywatch_client.Event)) == set(kinds.values())
+    found = (await paywatch.list_events())["data"]
+    assert [event["type"] for event in found] == ["webhook_endpoint.disabled", "payment.created"]
+    for event in found:
+        hints = get_type_hints(kinds[event["data"]["object"]])
+        assert set(event["data"]) == set(get_type_hints(hints["data"])) - {"secret"}
+        assert (event["payment_id"] is None) == (hints["payment_id"] is type(None))
 
 
 # --- where the network is not safe
