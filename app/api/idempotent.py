@@ -28,6 +28,15 @@ def replayed(answer: StoredAnswer) -> Response:
     return JSONResponse(answer.body, status_code=answer.status, headers={"Idempotent-Replayed": "true"})
 
 
+async def answered_before(gateway: Gateway, claim: Claim | None, sealed: bool = False) -> Response | None:
+    """What a claim was answered, for a request that would be refused by now; None without such an answer."""
+    if claim is None:
+        return None
+    async with gateway.context.db.read() as session:
+        answer = await idempotency.find(session, claim)
+    return None if answer is None else _again(gateway, answer, sealed)
+
+
 async def answer_once(
     gateway: Gateway,
     claim: Claim | None,
@@ -36,15 +45,18 @@ async def answer_once(
     sealed: bool = False,
 ) -> Response:
     """Do `work` in a transaction unless its claim was answered before. A `sealed` answer is stored encrypted."""
-    box = gateway.context.box
     async with gateway.context.db.write() as session:
         if claim is not None:
             answer = await idempotency.claim(session, claim)
             if answer is not None:
-                body = json.loads(box.decrypt(answer.body.encode())) if sealed else answer.body
-                return replayed(StoredAnswer(answer.status, body))
+                return _again(gateway, answer, sealed)
         content = (await work(session)).model_dump(mode="json", by_alias=True)
         if claim is not None:
-            kept = box.encrypt(json.dumps(content)).decode() if sealed else content
+            kept = gateway.context.box.encrypt(json.dumps(content)).decode() if sealed else content
             await idempotency.keep(session, claim, status, kept)
     return JSONResponse(content, status_code=status)
+
+
+def _again(gateway: Gateway, answer: StoredAnswer, sealed: bool) -> Response:
+    body = json.loads(gateway.context.box.decrypt(answer.body.encode())) if sealed else answer.body
+    return replayed(StoredAnswer(answer.status, body))

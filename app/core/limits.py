@@ -50,6 +50,7 @@ ORDER_ID_CHARS: Final = 128  # an indexed column
 DESCRIPTION_CHARS: Final = 500  # shown on the checkout page
 IDEMPOTENCY_KEY_CHARS: Final = 255  # what other payment APIs allow
 IDEMPOTENCY_KEEP_S: Final = 172_800  # two days: longer than any client's own retries
+RACE_TRIES: Final = 2  # the second for a key or an order that was given up between refusing a request and looking why
 EXPIRES_IN_MIN_S: Final = 60  # less than a few blocks could never be paid in time
 EXPIRES_IN_MAX_S: Final = 2_592_000  # 30 days: open payments are re-read in every step
 EXPIRES_IN_DEFAULT_S: Final = 3_600  # an hour, as the design says

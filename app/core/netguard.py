@@ -18,7 +18,7 @@ import httpx
 
 from app.core import limits
 from app.core.config import Network
-from app.core.errors import InvalidRequest
+from app.core.errors import FieldError, InvalidRequest
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -72,11 +72,18 @@ class NetGuard:
             raise BlockedAddress(f"{host} leads to an address that is not public")
         return addresses
 
-    async def check_url(self, url: str) -> None:
-        """Raises BlockedAddress when a webhook must not go there now; it is asked again at every delivery.
+    async def check_url(self, url: str, field: str = "url") -> None:
+        """Raises BlockedAddress, which names `field`, when a webhook must not go there now.
 
-        A name that has no address at this moment, or none within `DNS_TIMEOUT_S`, may have one by then.
+        It is asked again at every delivery. A name that has no address at this moment, or none within `DNS_TIMEOUT_S`,
+        may have one by then.
         """
+        try:
+            await self._check(url)
+        except BlockedAddress as error:
+            raise BlockedAddress(error.detail, [FieldError(field, error.detail)]) from error
+
+    async def _check(self, url: str) -> None:
         scheme, host = read_url(url)
         try:
             async with asyncio.timeout(limits.DNS_TIMEOUT_S):

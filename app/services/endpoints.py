@@ -14,7 +14,7 @@ from app.core.ids import new_id
 from app.core.logger import get_logger, redact_url
 from app.core.secrets import new_webhook_secret, rotated, signing_secrets
 from app.db.models import Event, WebhookEndpoint
-from app.db.repositories import webhooks
+from app.db.repositories import merchants, webhooks
 from app.services.context import Context
 from app.services.decide import EventType
 from app.services.views import View
@@ -68,6 +68,7 @@ async def create_endpoint(
     context: Context, session: AsyncSession, merchant_id: str, url: str, event_types: Collection[EventType] | None
 ) -> NewEndpointView:
     """Add an endpoint with a fresh secret; the guard has checked its URL. Raises Conflict when there are too many."""
+    await merchants.lock(session, merchant_id)
     if len(await webhooks.list_endpoints(session, merchant_id)) >= limits.ENDPOINTS_PER_MERCHANT:
         raise Conflict(f"a merchant has at most {limits.ENDPOINTS_PER_MERCHANT} webhook endpoints")
     secret = new_webhook_secret()

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
 from app.core.clock import utc_now
-from app.core.errors import IdempotencyMismatch
+from app.core.errors import IdempotencyMismatch, ServiceUnavailable
+from app.db.driver import QuickSession
 from app.db.models import IdempotencyKey
 from app.db.repositories import merchants
 
@@ -28,8 +29,9 @@ class Claim:
     request_hash: bytes
 
     @property
-    def primary_key(self) -> tuple[str, str, str, str]:
-        return self.merchant_id, self.method, self.path, self.key
+    def scope(self) -> dict[str, str]:
+        """What a key's row is found by."""
+        return {"merchant_id": self.merchant_id, "method": self.method, "path": self.path, "key": self.key}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,19 @@ class StoredAnswer:
     body: Any
 
 
-async def find(session: AsyncSession, wanted: Claim) -> StoredAnswer | None:
+async def find(session: QuickSession, wanted: Claim) -> StoredAnswer | None:
     """The stored answer of a key, None while there is none. Raises IdempotencyMismatch for another body."""
-    return _answer(await session.get(IdempotencyKey, wanted.primary_key), wanted)
+    found = await merchants.answer_of_key(session, wanted.scope)
+    if found is None:
+        return None
+    if found.request_hash != wanted.request_hash:
+        raise IdempotencyMismatch("this Idempotency-Key was used with another body")
+    return StoredAnswer(found.status, found.body)
 
 
 def answered(wanted: Claim, status: int, body: Any) -> IdempotencyKey:
     """A key's row with its answer; only 2xx answers come here."""
-    return IdempotencyKey(**_scope(wanted), response_status=status, response_body=body, created_at=utc_now())
+    return IdempotencyKey(**_row(wanted, status, body))
 
 
 async def claim(session: AsyncSession, wanted: Claim) -> StoredAnswer | None:
@@ -56,13 +63,18 @@ async def claim(session: AsyncSession, wanted: Claim) -> StoredAnswer | None:
     A concurrent request with the same key waits here until the first one's transaction ends. Raises
     IdempotencyMismatch when the key came with another body before.
     """
-    row = _scope(wanted) | {"response_status": 0, "response_body": None, "created_at": utc_now()}
-    return _answer(await merchants.claim_idempotency_key(session, row), wanted)
+    for _ in range(limits.RACE_TRIES):
+        if await merchants.claim_idempotency_key(session, _row(wanted, 0, None)):
+            return None
+        answer = await find(session, wanted)
+        if answer is not None:  # else it was an old key, which has been forgotten just now
+            return answer
+    raise ServiceUnavailable("this Idempotency-Key is being forgotten; try again")
 
 
 async def keep(session: AsyncSession, wanted: Claim, status: int, body: Any) -> None:
     """Store the answer beside the claim; a request that fails rolls both back. Only 2xx answers come here."""
-    row = await session.get_one(IdempotencyKey, wanted.primary_key)
+    row = await session.get_one(IdempotencyKey, wanted.scope)
     row.response_status = status
     row.response_body = body
 
@@ -72,19 +84,6 @@ async def forget_old(session: AsyncSession) -> None:
     await merchants.forget_idempotency_keys(session, utc_now() - timedelta(seconds=limits.IDEMPOTENCY_KEEP_S))
 
 
-def _scope(wanted: Claim) -> dict[str, Any]:
-    return {
-        "merchant_id": wanted.merchant_id,
-        "method": wanted.method,
-        "path": wanted.path,
-        "key": wanted.key,
-        "request_hash": wanted.request_hash,
-    }
-
-
-def _answer(row: IdempotencyKey | None, wanted: Claim) -> StoredAnswer | None:
-    if row is None:
-        return None
-    if row.request_hash != wanted.request_hash:
-        raise IdempotencyMismatch("this Idempotency-Key was used with another body")
-    return StoredAnswer(row.response_status, row.response_body)
+def _row(wanted: Claim, status: int, body: Any) -> dict[str, Any]:
+    answer = {"response_status": status, "response_body": body, "created_at": utc_now()}
+    return wanted.scope | {"request_hash": wanted.request_hash} | answer

@@ -109,6 +109,7 @@ async def create_key(session: AsyncSession, merchant_id: str, name: str, scopes:
     if name == SETTINGS_KEY:
         message = f"{SETTINGS_KEY} is the name of the key in the settings"
         raise InvalidRequest(message, [FieldError("name", message)])
+    await merchants.lock(session, merchant_id)
     if await merchants.count_keys(session, merchant_id) >= limits.KEYS_PER_MERCHANT:
         raise Conflict(f"a merchant has at most {limits.KEYS_PER_MERCHANT} keys; revoke some")
     return _add(session, merchant_id, name, scopes)

@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.blockchain.wallet import NATIVE_BRANCH, TOKEN_BRANCH, AddressDeriver
-from app.core import metrics
+from app.core import limits, metrics
 from app.core.clock import utc_now
-from app.core.errors import DuplicateOrder, FieldError, NotCancellable, NotFound
+from app.core.errors import DuplicateOrder, FieldError, NotCancellable, NotFound, ServiceUnavailable
 from app.core.ids import new_id
 from app.db.driver import QuickSession
 from app.db.models import DepositAddress, Payment, PaymentOption
@@ -66,26 +66,44 @@ async def create(
     """Give out a fresh address and write the payment, as quoted, with its `payment.created` and the claim's answer.
 
     All in one transaction of its own. When another request with the same claim has come first, its answer. A merchant
-    that had no endpoints when the request came has none to hold. Raises DuplicateOrder, IdempotencyMismatch.
+    that had no endpoints when the request came has none to hold. Raises DuplicateOrder, IdempotencyMismatch, and
+    ServiceUnavailable when it lost race after race.
     """
-    try:
-        async with context.db.quick_write(one_statement=not has_endpoints) as session:
-            endpoints = await webhooks.hold_endpoints(session, merchant_id) if has_endpoints else []
-            created = await _write(context, session, deriver, merchant_id, quoted, cause, claim, endpoints)
-    except IntegrityError as error:
-        # The unique indexes of open orders and of idempotency keys let one of several at once through.
-        if "order" not in str(error.orig) and "idempotency" not in str(error.orig):
-            raise
-    else:
-        metrics.PAYMENT_EVENTS.labels("payment.created").inc()
-        return created
-    async with context.db.read() as reading:
-        answer = None if claim is None else await idempotency.find(reading, claim)
-        existing = await payments.find_by_order(reading, merchant_id, quoted.wanted.order_id)
-    if answer is not None:
-        return answer
-    message = f"order_id {quoted.wanted.order_id!r} already has the payment {existing or 'of a moment ago'}"
-    raise DuplicateOrder(message, [FieldError("order_id", message)])
+    order_id = quoted.wanted.order_id
+    if order_id is not None:  # no index knows that a payment which gave up its order was paid late
+        answer = await _first_answer(context, merchant_id, order_id, claim)
+        if answer is not None:
+            return answer
+    for _ in range(limits.RACE_TRIES):
+        try:
+            async with context.db.quick_write(one_statement=not has_endpoints) as session:
+                endpoints = await webhooks.hold_endpoints(session, merchant_id) if has_endpoints else []
+                created = await _write(context, session, deriver, merchant_id, quoted, cause, claim, endpoints)
+        except IntegrityError as error:
+            # The unique indexes of open orders and of idempotency keys let one of several at once through.
+            if "order" not in str(error.orig) and "idempotency" not in str(error.orig):
+                raise
+        else:
+            metrics.PAYMENT_EVENTS.labels("payment.created").inc()
+            return created
+        answer = await _first_answer(context, merchant_id, order_id, claim)
+        if answer is not None:
+            return answer
+    raise ServiceUnavailable("the order or the Idempotency-Key was given up just now; try again")
+
+
+async def _first_answer(
+    context: Context, merchant_id: str, order_id: str | None, claim: Claim | None
+) -> StoredAnswer | None:
+    """What the first request with the claim was answered. Raises DuplicateOrder, IdempotencyMismatch."""
+    async with context.db.quick_read() as session:
+        # The claim last: whoever takes the order under the same claim commits both at once.
+        existing = None if order_id is None else await payments.find_by_order(session, merchant_id, order_id)
+        answer = None if claim is None else await idempotency.find(session, claim)
+    if answer is None and existing is not None:
+        message = f"order_id {order_id!r} already has the payment {existing}"
+        raise DuplicateOrder(message, [FieldError("order_id", message)])
+    return answer
 
 
 async def get(context: Context, session: AsyncSession, merchant_id: str, payment_id: str) -> PaymentView:

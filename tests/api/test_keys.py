@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from app.api.openapi import api_routes, scope_of
+from app.core import limits
 from app.core.clock import utc_now
 from app.db.models import ApiKey
 from app.services.gateway import Gateway
@@ -108,6 +110,19 @@ async def test_a_revoked_key_is_refused_at_once(client: httpx.AsyncClient, gatew
             assert (await client.delete(f"/v1/keys/{made['id']}")).status_code == 204
         read_problem(await theirs.get("/v1/payments"), 401, "unauthorized")
     assert (await list_keys(client))[0]["revoked_at"] is not None
+
+
+async def test_a_merchant_has_so_many_working_keys_and_no_more(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "KEYS_PER_MERCHANT", 5)
+    body = {"name": "shop", "scopes": ["payments:read"]}
+    answers = await asyncio.gather(*(client.post("/v1/keys", json=body) for _ in range(130)))
+    assert Counter(answer.status_code for answer in answers) == {201: 4, 409: 126}
+    newest = (await list_keys(client))[0]
+    await client.delete(f"/v1/keys/{newest['id']}")
+    await make(client, "payments:read")
+    read_problem(await client.post("/v1/keys", json=body), 409, "conflict")
 
 
 async def test_the_key_of_the_settings_is_revoked_in_the_settings(client: httpx.AsyncClient) -> None:

@@ -1,7 +1,9 @@
 """Goal: a merchant adds, changes and removes receivers, learns each secret once, and reads what was sent to them."""
 
 import asyncio
+from collections import Counter
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import httpx
@@ -10,7 +12,7 @@ from sqlalchemy import delete, update
 
 from app.core import limits
 from app.core.clock import utc_now
-from app.core.netguard import guarded_client
+from app.core.netguard import IPAddress, NetGuard, guarded_client
 from app.db.models import WebhookDelivery, WebhookReceiver
 from app.services.gateway import Gateway
 from tests.support.gateway import Devnet, add_merchant, client_of, create_payment, open_gateway, row_counts
@@ -103,6 +105,15 @@ async def test_a_merchant_has_so_many_endpoints_and_no_more(client: httpx.AsyncC
     await add_endpoint(client)
 
 
+async def test_nor_has_it_more_when_they_are_made_at_once(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ENDPOINTS_PER_MERCHANT", 5)
+    answers = await asyncio.gather(*(client.post(PATH, json={"url": URL}) for _ in range(130)))
+    assert Counter(answer.status_code for answer in answers) == {201: 5, 409: 125}
+    assert len((await client.get(PATH)).json()["data"]) == 5
+
+
 async def test_another_merchants_endpoints_and_deliveries_are_not_there(
     client: httpx.AsyncClient, gateway: Gateway
 ) -> None:
@@ -187,11 +198,38 @@ async def test_a_url_that_leads_inside_is_refused_wherever_it_can_be_given(
         before = await row_counts(gateway.context.db)
         for url in LEADS_INSIDE:
             payment = {"chain": "devnet", "token": "USDC", "amount": "1", "webhook_url": url}
-            read_problem(await client.post(PATH, json={"url": url}), 422, "blocked_url")
-            read_problem(await client.patch(path, json={"url": url}), 422, "blocked_url")
-            read_problem(await client.post("/v1/payments", json=payment), 422, "blocked_url")
+            for answer, field in (
+                (await client.post(PATH, json={"url": url}), "url"),
+                (await client.patch(path, json={"url": url}), "url"),
+                (await client.post("/v1/payments", json=payment), "webhook_url"),
+            ):
+                problem = read_problem(answer, 422, "blocked_url")
+                assert problem["errors"] == [{"path": field, "message": problem["detail"]}]
         assert await row_counts(gateway.context.db) == before
         assert (await client.get(path)).json()["url"] == "https://93.184.215.14/hooks"
+
+
+@pytest.mark.parametrize("addresses", [None, ["169.254.169.254"]], ids=["away", "leads inside"])
+async def test_a_retry_gets_its_answer_although_the_name_is_refused_by_now(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, addresses: list[str] | None
+) -> None:
+    headers, body = {"Idempotency-Key": "k"}, {"url": "http://localhost:9/hooks"}
+    first = await client.post(PATH, json=body, headers=headers)
+
+    async def look_up(_guard: NetGuard, _host: str) -> list[IPAddress]:
+        if addresses is None:
+            raise OSError("Temporary failure in name resolution")
+        return [ip_address(address) for address in addresses]
+
+    monkeypatch.setattr(NetGuard, "_look_up", look_up)
+    again = await client.post(PATH, json=body, headers=headers)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len((await client.get(PATH)).json()["data"]) == 1
+    read_problem(await client.post(PATH, json=body), 422, "blocked_url")
+    read_problem(await client.post(PATH, json=body, headers={"Idempotency-Key": "other"}), 422, "blocked_url")
+    changed = body | {"event_types": ["payment.settled"]}
+    read_problem(await client.post(PATH, json=changed, headers=headers), 422, "idempotency_key_reused")
 
 
 async def test_events_of_payments_made_at_once_all_get_their_deliveries(client: httpx.AsyncClient) -> None:

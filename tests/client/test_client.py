@@ -6,8 +6,9 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
+from itertools import product
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import httpx
 import pytest
@@ -128,7 +129,8 @@ def test_both_clients_have_the_same_calls() -> None:
         (paywatch_client.Payment, PaymentView),
         (paywatch_client.PaymentOption, OptionView),
         (paywatch_client.Transaction, TransactionView),
-        (paywatch_client.Event, EventView),
+        (paywatch_client.PaymentEvent, EventView),
+        (paywatch_client.EndpointEvent, EventView),
         (paywatch_client.Chain, ChainView),
         (paywatch_client.ApiKey, KeyView),
         (paywatch_client.NewApiKey, NewKeyView),
@@ -138,6 +140,23 @@ def test_both_clients_have_the_same_calls() -> None:
 def test_its_types_have_the_fields_of_the_answers(type_: Any, view: Any) -> None:
     answered = {field.alias or name for name, field in view.model_fields.items()}
     assert set(get_type_hints(type_)) - {"secret"} == answered
+
+
+async def test_an_event_holds_a_payment_or_an_endpoint_and_says_which(paywatch: AsyncPaywatch) -> None:
+    await paywatch.create_payment(chain="devnet", token="USDC", amount="1")
+    endpoint = await paywatch.create_webhook_endpoint("http://127.0.0.1:9/")
+    await paywatch.request("PATCH", f"/v1/webhook_endpoints/{endpoint['id']}", json={"enabled": False})
+    kinds: dict[str, Any] = {
+        "payment": paywatch_client.PaymentEvent,
+        "webhook_endpoint": paywatch_client.EndpointEvent,
+    }
+    assert set(get_args(paywatch_client.Event)) == set(kinds.values())
+    found = (await paywatch.list_events())["data"]
+    assert [event["type"] for event in found] == ["webhook_endpoint.disabled", "payment.created"]
+    for event in found:
+        hints = get_type_hints(kinds[event["data"]["object"]])
+        assert set(event["data"]) == set(get_type_hints(hints["data"])) - {"secret"}
+        assert (event["payment_id"] is None) == (hints["payment_id"] is type(None))
 
 
 # --- where the network is not safe
@@ -175,12 +194,22 @@ async def test_a_creation_is_repeated_under_one_key_until_it_is_answered() -> No
 
 @pytest.mark.usefixtures("no_wait")
 async def test_what_may_have_happened_is_not_done_again() -> None:
-    for answer in (None, httpx.Response(502)):
+    calls = ("create_webhook_endpoint", "delete_webhook_endpoint", "revoke_key", "cancel_payment")
+    for call, answer in product(calls, (None, httpx.Response(502))):
         seen: list[httpx.Request] = []
         async with AsyncPaywatch("http://gateway", "key", http=stubborn([answer], seen)) as paywatch:
             with pytest.raises((httpx.ReadError, PaywatchError)):
-                await paywatch.create_webhook_endpoint("http://127.0.0.1:9/")
+                await getattr(paywatch, call)("whe_1")
         assert len(seen) == 1
+
+
+@pytest.mark.usefixtures("no_wait")
+async def test_what_was_refused_for_its_rate_has_not_happened_and_is_done() -> None:
+    seen: list[httpx.Request] = []
+    http = stubborn([httpx.Response(429), httpx.Response(204)], seen)
+    async with AsyncPaywatch("http://gateway", "key", http=http) as paywatch:
+        await paywatch.delete_webhook_endpoint("whe_1")
+    assert len(seen) == 2
 
 
 @pytest.mark.usefixtures("no_wait")

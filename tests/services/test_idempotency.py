@@ -6,16 +6,19 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
 from app.core.clock import utc_now
 from app.db.base import Base
 from app.db.driver import QuickSession
 from app.db.models import ChainState, IdempotencyKey
+from app.db.repositories import merchants
 from app.db.repositories.together import insert_together
 from app.services import idempotency, payments
 from app.services.gateway import Gateway
+from app.services.idempotency import Claim, StoredAnswer
 from tests.support.gateway import add_merchant, client_of, create_payment, row_counts
 from tests.support.problems import read_problem
 
@@ -140,6 +143,24 @@ async def test_an_outage_does_not_use_up_a_key(
         assert (await post(client, "k")).status_code == status
 
 
+@pytest.mark.parametrize("away", ["chain", "webhook's name"])
+async def test_a_retry_gets_its_answer_although_it_would_be_refused_by_now(
+    client: httpx.AsyncClient, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    wanted = {"webhook_url": "http://localhost:9/hooks"}
+    first = await post(client, "k", **wanted)
+    if away == "chain":
+        monkeypatch.setattr(limits, "WATCHED_AGE_S", 0.0)
+        async with gateway.context.db.write() as session:
+            await session.execute(update(ChainState).values(halt_code="reorg", halt_detail="why"))
+    else:
+        monkeypatch.setattr(gateway.context.guard, "_allowed", ())
+    again = await post(client, "k", **wanted)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert (await post(client, "other", **wanted)).status_code == (503 if away == "chain" else 422)
+
+
 @pytest.mark.parametrize("has_endpoint", [False, True])
 @pytest.mark.parametrize("written", [False, True])
 async def test_a_request_that_died_half_way_leaves_all_or_nothing(
@@ -192,3 +213,61 @@ async def test_old_keys_are_forgotten(client: httpx.AsyncClient, gateway: Gatewa
         await idempotency.forget_old(session)
     assert (await row_counts(gateway.context.db))["idempotency_keys"] == 1
     assert "idempotent-replayed" in (await post(client, "new")).headers
+
+
+async def forget_all(gateway: Gateway) -> None:
+    async with gateway.context.db.write() as session:
+        await session.execute(delete(IdempotencyKey))
+
+
+async def test_a_key_that_is_forgotten_while_it_comes_again_is_a_new_one(
+    client: httpx.AsyncClient, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, find = await post(client, "k"), idempotency.find
+
+    async def forgotten(session: QuickSession, wanted: Claim) -> StoredAnswer | None:
+        await forget_all(gateway)
+        return await find(session, wanted)
+
+    monkeypatch.setattr(idempotency, "find", forgotten)
+    second = await post(client, "k")
+    assert second.status_code == 201, second.text
+    assert "idempotent-replayed" not in second.headers
+    assert second.json()["id"] != first.json()["id"]
+    monkeypatch.undo()
+    assert (await post(client, "k")).content == second.content
+
+
+async def test_so_is_a_key_of_another_call(
+    client: httpx.AsyncClient, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payment, claim_key = await create_payment(client), merchants.claim_idempotency_key
+    path, headers = f"/v1/payments/{payment['id']}/cancel", {"Idempotency-Key": "k"}
+    await client.post(path, headers=headers)
+
+    async def forgotten(session: AsyncSession, row: dict[str, object]) -> bool:
+        claimed = await claim_key(session, row)
+        if not claimed:  # here in the same transaction, for SQLite has one writer at a time
+            await session.execute(delete(IdempotencyKey))
+        return claimed
+
+    monkeypatch.setattr(merchants, "claim_idempotency_key", forgotten)
+    read_problem(await client.post(path, headers=headers), 409, "not_cancellable")  # it was done, not replayed
+
+
+async def test_a_key_that_is_there_and_is_not_there_is_given_up(
+    client: httpx.AsyncClient, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payment = await create_payment(client)
+    path, headers = f"/v1/payments/{payment['id']}/cancel", {"Idempotency-Key": "k"}
+    await post(client, "k")
+    await client.post(path, headers=headers)
+
+    async def never_there(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(idempotency, "find", never_there)
+    before = await row_counts(gateway.context.db)
+    for answer in (await post(client, "k"), await client.post(path, headers=headers)):
+        assert "try again" in read_problem(answer, 503, "service_unavailable")["detail"]
+    assert await row_counts(gateway.context.db) == before

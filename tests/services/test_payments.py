@@ -19,6 +19,7 @@ from app.core.errors import (
     DuplicateOrder,
     InvalidAmount,
     InvalidRequest,
+    ServiceUnavailable,
     UnknownChain,
     UnknownToken,
 )
@@ -26,6 +27,7 @@ from app.db.base import Base
 from app.db.driver import QuickSession
 from app.db.models import ChainState, DepositAddress, Event, Merchant, Payment, PaymentOption
 from app.db.repositories import merchants
+from app.db.repositories import payments as repository
 from app.db.repositories.together import insert_together
 from app.services import payments
 from app.services.defaults import defaults_of
@@ -194,6 +196,66 @@ async def test_two_transactions_that_race_for_an_order_end_in_one_payment(gatewa
     [made] = [outcome for outcome in outcomes if isinstance(outcome, PaymentView)]
     refused = [outcome for outcome in outcomes if not isinstance(outcome, PaymentView)]
     assert all(isinstance(outcome, DuplicateOrder) and made.id in str(outcome) for outcome in refused), refused
+
+
+async def test_only_an_order_is_looked_up_before_its_payment_is_written(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up = []
+
+    async def first_answer(_context: Any, _merchant_id: str, order_id: str | None, _claim: Any) -> None:
+        looked_up.append(order_id)
+
+    monkeypatch.setattr(payments, "_first_answer", first_answer)
+    await create(gateway)
+    await create(gateway, order_id="A-1")
+    assert looked_up == ["A-1"]
+
+
+async def test_the_holder_of_an_order_is_named_before_a_newer_payment(gateway: Gateway) -> None:
+    """As when a version that knew no late payments had opened the newer one."""
+    holder = await create(gateway, order_id="A-1")
+    async with gateway.context.db.write() as session:
+        await session.execute(update(Payment).values(status="expired"))
+    newer = await create(gateway, order_id="A-1")
+    async with gateway.context.db.write() as session:
+        await session.execute(update(Payment).where(Payment.id == newer.id).values(holds_order=False))
+        await session.execute(update(Payment).values(status="confirmed"))
+    with pytest.raises(DuplicateOrder, match=holder.id):
+        await create(gateway, order_id="A-1")
+
+
+async def test_an_order_that_is_given_up_while_it_is_being_refused_is_free(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_by_order, calls = repository.find_by_order, 0
+    await create(gateway, order_id="A-1")
+
+    async def racing(session: QuickSession, merchant_id: str, order_id: str) -> str | None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:  # the other payment is not there yet
+            return None
+        async with gateway.context.db.write() as writing:
+            await writing.execute(update(Payment).values(status="cancelled", holds_order=False))
+        return await find_by_order(session, merchant_id, order_id)
+
+    monkeypatch.setattr(repository, "find_by_order", racing)
+    assert (await create(gateway, order_id="A-1")).status == "pending"
+    assert calls == 2
+
+
+async def test_a_race_that_goes_on_is_given_up(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    await create(gateway, order_id="A-1")
+
+    async def never_there(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(repository, "find_by_order", never_there)
+    before = await row_counts(gateway.context.db)
+    with pytest.raises(ServiceUnavailable, match="try again"):
+        await create(gateway, order_id="A-1")
+    assert await row_counts(gateway.context.db) == before
 
 
 async def test_a_chain_that_left_the_file_is_unknown_and_its_payments_stay(

@@ -21,7 +21,7 @@ from app.api.deps import (
     utc_time,
 )
 from app.api.errors import problem_responses
-from app.api.idempotent import answer_once, claim_of, replayed
+from app.api.idempotent import answer_once, answered_before, claim_of, replayed
 from app.api.schemas import Page, PaymentCreate
 from app.core import limits
 from app.core.errors import (
@@ -39,7 +39,7 @@ from app.core.errors import (
 )
 from app.core.evm import to_bytes20
 from app.core.netguard import BlockedAddress
-from app.services import idempotency, payments
+from app.services import payments
 from app.services.decide import Status
 from app.services.idempotency import StoredAnswer
 from app.services.keys import Caller
@@ -72,14 +72,13 @@ async def create_payment(
     try:
         quoted = await payments.quote(gateway.context, caller.defaults, _wanted(body))
         if body.webhook_url is not None:
-            await gateway.context.guard.check_url(body.webhook_url)
+            await gateway.context.guard.check_url(body.webhook_url, "webhook_url")
     except PaywatchError:
         # A retry gets its answer although the chain or the webhook's name is away by now.
-        async with gateway.context.db.read() as session:
-            answer = await idempotency.find(session, claim) if claim is not None else None
+        answer = await answered_before(gateway, claim)
         if answer is None:
             raise
-        return replayed(answer)
+        return answer
     created = await payments.create(
         gateway.context, gateway.deriver, caller.merchant_id, quoted, _cause(caller), claim, caller.has_endpoints
     )

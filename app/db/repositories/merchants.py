@@ -1,6 +1,6 @@
 """Merchants, keys and idempotency."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -21,6 +21,11 @@ async def first(session: AsyncSession) -> Merchant | None:
 
 async def get(session: AsyncSession, merchant_id: str) -> Merchant | None:
     return await session.get(Merchant, merchant_id)
+
+
+async def lock(session: AsyncSession, merchant_id: str) -> None:
+    """For whoever counts what a merchant has before adding to it; payments are made meanwhile."""
+    await session.execute(select(Merchant.id).where(Merchant.id == merchant_id).with_for_update(key_share=True))
 
 
 async def by_name(session: AsyncSession, name: str) -> Merchant | None:
@@ -110,19 +115,37 @@ async def note_use(session: AsyncSession, key_id: str, now: datetime, unless_aft
     await session.execute(update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=now))
 
 
-async def claim_idempotency_key(session: AsyncSession, row: dict[str, object]) -> IdempotencyKey | None:
-    """Claim a key. None: it is ours. Otherwise the row of the one who came first.
+async def claim_idempotency_key(session: AsyncSession, row: dict[str, object]) -> bool:
+    """Claim a key; False when somebody came first.
 
     PostgreSQL lets the second INSERT wait for the first one's transaction; SQLite's writers wait at BEGIN IMMEDIATE.
     """
     inserted = await session.execute(
         upsert(session, IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key)
     )
-    if inserted.first() is not None:
-        return None
-    return await session.get(
-        IdempotencyKey, (row["merchant_id"], row["method"], row["path"], row["key"]), populate_existing=True
-    )
+    return inserted.first() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAnswer:
+    """What the first request with an idempotency key asked, by its hash, and was answered."""
+
+    request_hash: bytes
+    status: int
+    body: Any
+
+
+# Made once: every payment for an order that comes with a key runs it.
+_BY_IDEMPOTENCY_KEY: Final = select(
+    IdempotencyKey.request_hash, IdempotencyKey.response_status, IdempotencyKey.response_body
+).where(*(IdempotencyKey.__table__.c[name] == bindparam(name) for name in ("merchant_id", "method", "path", "key")))
+
+
+async def answer_of_key(session: QuickSession, scope: Mapping[str, Any]) -> KeyAnswer | None:
+    """By a scope's `merchant_id`, `method`, `path` and `key`; None when nobody has used it."""
+    for row in await session.execute(_BY_IDEMPOTENCY_KEY, scope):
+        return KeyAnswer(*row)
+    return None
 
 
 async def forget_idempotency_keys(session: AsyncSession, older_than: datetime) -> None:

@@ -5,16 +5,42 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from sqlalchemy import Text, case, cast, exists, func, or_, select, tuple_, type_coerce
+from sqlalchemy import (
+    Text,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    tuple_,
+    type_coerce,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
+from app.db.driver import QuickSession
 from app.db.models import DepositAddress, Outflow, Payment, PaymentOption, SweepAttempt, Token, Transaction
 from app.db.types import UtcDateTime
 
 Row = TypeVar("Row", PaymentOption, Transaction, Outflow)
+
+# Made once: every payment for an order runs it.
+_BY_ORDER: Final = (
+    select(Payment.id)
+    .where(
+        Payment.merchant_id == bindparam("merchant_id"),
+        Payment.order_id == bindparam("order_id"),
+        text("status NOT IN ('expired', 'cancelled')"),
+    )
+    .order_by(Payment.holds_order.desc(), Payment.id.desc())
+    .limit(literal_column("1"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +153,14 @@ def _by_payment(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-async def find_by_order(session: AsyncSession, merchant_id: str, order_id: str | None) -> str | None:
-    """Id of the merchant's payment for that order which is neither expired nor cancelled."""
-    query = select(Payment.id).where(
-        Payment.merchant_id == merchant_id,
-        Payment.order_id == order_id,
-        Payment.status.not_in(("expired", "cancelled")),
-    )
-    return await session.scalar(query)
+async def find_by_order(session: QuickSession, merchant_id: str, order_id: str) -> str | None:
+    """Id of the merchant's payment for that order which is neither expired nor cancelled.
+
+    Of several, as after one was paid late, the one that holds the order, else the newest.
+    """
+    rows = await session.execute(_BY_ORDER, {"merchant_id": merchant_id, "order_id": order_id})
+    ids: list[str] = [payment_id for (payment_id,) in rows]
+    return ids[0] if ids else None
 
 
 async def merchant_of(session: AsyncSession, payment_id: str) -> str | None:
@@ -193,8 +219,8 @@ async def count_by_flag(session: AsyncSession) -> dict[str, int]:
     flags = cast(Payment.flags, Text)  # JSON as such is not compared
     rows = await session.execute(select(flags, func.count()).where(flags != "[]").group_by(flags))
     found: Counter[str] = Counter()
-    for text, count in rows:
-        found.update(dict.fromkeys(json.loads(text), count))
+    for listed, count in rows:
+        found.update(dict.fromkeys(json.loads(listed), count))
     return dict(found)
 
 

@@ -12,7 +12,17 @@ from typing import Any, Final, Self, Unpack
 import httpx
 
 from paywatch_client.errors import PaywatchError
-from paywatch_client.types import ApiKey, Chain, Event, NewApiKey, NewPayment, Page, Payment, WebhookEndpoint
+from paywatch_client.types import (
+    ApiKey,
+    Chain,
+    Event,
+    NewApiKey,
+    NewPayment,
+    Page,
+    Payment,
+    PaymentEvent,
+    WebhookEndpoint,
+)
 
 TIMEOUT_S: Final = 30.0
 TRIES: Final = 4
@@ -23,7 +33,10 @@ AGAIN: Final = (429, 502, 503, 504)
 
 @dataclass(frozen=True)
 class _Call:
-    """A request. One that changes nothing, or has an idempotency key, is made again when it got no answer."""
+    """A request. One that reads, or has an idempotency key, is made again when it got no answer.
+
+    A deletion is not: one that was done and whose answer was lost would be told as `not_found`.
+    """
 
     method: str
     path: str
@@ -33,7 +46,7 @@ class _Call:
 
     @property
     def repeatable(self) -> bool:
-        return self.method in ("GET", "DELETE") or "Idempotency-Key" in self.headers
+        return self.method == "GET" or "Idempotency-Key" in self.headers
 
     @property
     def again(self) -> tuple[int, ...]:
@@ -82,7 +95,7 @@ class _Events:
         self._line = self._data = ""
         return {"Last-Event-ID": self.last_event_id} if self.last_event_id else {}
 
-    def take(self, text: str) -> Iterator[Event]:
+    def take(self, text: str) -> Iterator[PaymentEvent]:
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
             name, _, value = line.partition(":")
@@ -91,7 +104,7 @@ class _Events:
             elif name == "id":
                 self._id = value.strip()
             elif not line and self._data:
-                event: Event = json.loads(self._data)
+                event: PaymentEvent = json.loads(self._data)
                 self.last_event_id, self._data = self._id, ""
                 yield event
 
@@ -143,8 +156,8 @@ class Paywatch:
         payment: Payment = self._send(_Call("POST", f"/v1/payments/{payment_id}/cancel"))
         return payment
 
-    def payment_events(self, payment_id: str, **query: Any) -> Page[Event]:
-        page: Page[Event] = self._send(_Call("GET", f"/v1/payments/{payment_id}/events", query))
+    def payment_events(self, payment_id: str, **query: Any) -> Page[PaymentEvent]:
+        page: Page[PaymentEvent] = self._send(_Call("GET", f"/v1/payments/{payment_id}/events", query))
         return page
 
     def list_events(self, **query: Any) -> Page[Event]:
@@ -152,7 +165,7 @@ class Paywatch:
         page: Page[Event] = self._send(_Call("GET", "/v1/events", query))
         return page
 
-    def stream_payment(self, payment_id: str, last_event_id: str | None = None) -> Iterator[Event]:
+    def stream_payment(self, payment_id: str, last_event_id: str | None = None) -> Iterator[PaymentEvent]:
         """A payment's events as they happen, without an end: leave the loop when you have seen enough."""
         events, attempt = _Events(last_event_id), 0
         while True:
@@ -259,15 +272,15 @@ class AsyncPaywatch:
         payment: Payment = await self._send(_Call("POST", f"/v1/payments/{payment_id}/cancel"))
         return payment
 
-    async def payment_events(self, payment_id: str, **query: Any) -> Page[Event]:
-        page: Page[Event] = await self._send(_Call("GET", f"/v1/payments/{payment_id}/events", query))
+    async def payment_events(self, payment_id: str, **query: Any) -> Page[PaymentEvent]:
+        page: Page[PaymentEvent] = await self._send(_Call("GET", f"/v1/payments/{payment_id}/events", query))
         return page
 
     async def list_events(self, **query: Any) -> Page[Event]:
         page: Page[Event] = await self._send(_Call("GET", "/v1/events", query))
         return page
 
-    async def stream_payment(self, payment_id: str, last_event_id: str | None = None) -> AsyncIterator[Event]:
+    async def stream_payment(self, payment_id: str, last_event_id: str | None = None) -> AsyncIterator[PaymentEvent]:
         events, attempt = _Events(last_event_id), 0
         while True:
             try:

@@ -1,6 +1,6 @@
 """What the gateway takes and gives. Money is decimal strings and, as `…_units`, strings of integers in base units."""
 
-from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
 
 T = TypeVar("T")
 
@@ -131,16 +131,6 @@ class Payment(TypedDict):
     settled_at: str | None
 
 
-class Event(TypedDict):
-    id: str
-    type: str
-    payment_id: str | None
-    version: int
-    created_at: str
-    cause: dict[str, Any]
-    data: Payment
-
-
 class Asset(TypedDict):
     symbol: str
     address: str | None
@@ -172,6 +162,30 @@ class WebhookEndpoint(TypedDict):
     old_secret_valid_until: str | None
     created_at: str
     secret: NotRequired[str]  # in the answer that made it, and in no other
+
+
+class PaymentEvent(TypedDict):
+    id: str
+    type: str
+    payment_id: str
+    version: int
+    created_at: str
+    cause: dict[str, Any]
+    data: Payment
+
+
+class EndpointEvent(TypedDict):
+    id: str
+    type: Literal["webhook_endpoint.disabled"]
+    payment_id: None
+    version: int
+    created_at: str
+    cause: dict[str, Any]
+    data: WebhookEndpoint
+
+
+# Which one it is, `data["object"]` says.
+Event: TypeAlias = PaymentEvent | EndpointEvent
 
 
 class ApiKey(TypedDict):

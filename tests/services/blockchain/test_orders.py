@@ -57,3 +57,30 @@ async def test_a_payment_that_a_reorg_takes_back_keeps_its_order(watch: Watch) -
     assert (await watch.get(payment)).status == "pending"
     with pytest.raises(DuplicateOrder, match=payment.id):
         await watch.create(order_id="A-1")
+
+
+async def test_an_order_that_was_paid_late_stays_taken(watch: Watch) -> None:
+    """Whoever paid it must not be charged again."""
+    payment = await watch.create(order_id="A-1")
+    await watch.expire_at(payment, 60)
+    await watch.mine_and_scan()
+    await watch.pay(payment)
+    for blocks, status in ((1, "detected"), (2, "confirmed")):
+        await watch.mine_and_scan(blocks)
+        assert (await watch.get(payment)).status == status
+        with pytest.raises(DuplicateOrder, match=payment.id):
+            await watch.create(order_id="A-1")
+
+
+async def test_of_two_payments_the_one_that_holds_the_order_is_named(watch: Watch) -> None:
+    late = await watch.create(order_id="A-1")
+    await watch.expire_at(late, 60)
+    await watch.mine_and_scan()
+    holder = await watch.create(order_id="A-1")
+    await watch.pay(late)
+    await watch.mine_and_scan(3)
+    with pytest.raises(DuplicateOrder, match=holder.id):
+        await watch.create(order_id="A-1")
+    await watch.cancel(holder)
+    with pytest.raises(DuplicateOrder, match=late.id):
+        await watch.create(order_id="A-1")
