@@ -109,9 +109,9 @@ async def check_workers(patient: Patient) -> list[Finding]:
 
 async def read_vitals(redis: ArqRedis) -> list[Vitals]:
     """What all processes told within the last VITALS_EXPIRE_S: who is missing among the first few may be there."""
-    keys: set[bytes] = set()
+    keys: set[str] = set()
     async for key in redis.scan_iter(match=f"{queue.VITALS_PREFIX}*", count=limits.PAGE_MAX):
-        keys.add(key)
+        keys.add(key.decode())
         if len(keys) == limits.DOCTOR_PROCESSES:
             break
     found: list[Vitals] = []
