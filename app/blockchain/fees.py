@@ -35,6 +35,11 @@ class Fees:
     max_wei: int
 
     @property
+    def now_wei(self) -> int:
+        """What the head takes at least for a gas."""
+        return self.max_wei if self.base_wei is None else self.base_wei
+
+    @property
     def expected_wei(self) -> int:
         """What a gas costs if the next block is like the head."""
         return self.max_wei if self.base_wei is None else min(self.max_wei, self.base_wei + self.priority_wei)

@@ -194,6 +194,8 @@ def _print(found: Prospect) -> None:
     console.print(Text(f"{chain.name}: treasury {checksum(found.treasury)}, base fee {found.base_fee_gwei} gwei"))
     held = funds if found.short_wei else _coin(found.gas_balance_wei, chain)
     console.print(Text(f"gas account {checksum(found.gas_account)}: {held}"))
+    if not found.scanned:
+        console.print("no server or listener was here yet: nothing is known to wait, and the first one begins to scan")
     table = Table("address", "asset", box=None, pad_edge=False, header_style="bold")
     for name in ("amount", "way", "gas", f"fee in {native.symbol}"):
         table.add_column(name, justify="right")

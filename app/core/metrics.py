@@ -4,6 +4,7 @@
 Observing takes microseconds and waits for nothing. No label holds an id, an address or a URL's path.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from weakref import WeakMethod
@@ -50,13 +51,15 @@ Sample = tuple[tuple[str, ...], float]  # label values, and the value
 
 
 class Live(Collector):
-    """A gauge that is read when somebody looks, summed over the objects of the process that have such a state.
+    """A gauge that is read when somebody looks, over all objects of the process that have such a state.
 
-    It keeps none of them alive.
+    `join` makes one value of those of two objects: their sum, unless it is given. It keeps none of them alive.
     """
 
-    def __init__(self, name: str, meaning: str, *labels: str) -> None:
-        self._name, self._meaning, self._labels = f"{NAMESPACE}_{name}", meaning, labels
+    def __init__(
+        self, name: str, meaning: str, *labels: str, join: Callable[[float, float], float] = operator.add
+    ) -> None:
+        self._name, self._meaning, self._labels, self._join = f"{NAMESPACE}_{name}", meaning, labels, join
         self._readers: list[WeakMethod[Callable[[], Iterable[Sample]]]] = []
         REGISTRY.register(self)
 
@@ -74,12 +77,12 @@ class Live(Collector):
         yield self._family()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        sums: dict[tuple[str, ...], float] = {}
+        joined: dict[tuple[str, ...], float] = {}
         for reader in [each() for each in self._readers]:
             for labels, value in reader() if reader is not None else ():
-                sums[labels] = sums.get(labels, 0) + value
+                joined[labels] = self._join(joined[labels], value) if labels in joined else value
         family = self._family()
-        for labels, value in sums.items():
+        for labels, value in joined.items():
             family.add_metric(labels, value)
         yield family
 
@@ -162,6 +165,7 @@ LOOP_LAG_SECONDS: Final = _histogram(
 )
 DB_POOL_CONNECTIONS: Final = Live("db_pool_connections", "Database connections, in_use or idle.", "state")
 DB_POOL_LIMIT: Final = Live("db_pool_limit_connections", "How many there can be in use at once.")
+DB_POOL_USE: Final = Live("db_pool_use_ratio", "How much of its fullest pool is in use, 0 to 1.", join=max)
 
 
 def known_chain(name: str) -> None:

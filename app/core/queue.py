@@ -1,5 +1,7 @@
 """Redis carries wake-ups: each role has an ARQ queue, and losing one costs time, never money."""
 
+import asyncio
+import time
 from typing import Final
 
 from arq.connections import ArqRedis
@@ -52,10 +54,15 @@ class WakeUps:
 
     def __init__(self, redis: ArqRedis) -> None:
         self.redis = redis
+        self._rests_until = 0.0
 
     async def webhooks(self) -> None:
-        """Wake a webhook sender."""
-        await self._enqueue(WEBHOOK_TASK, role="webhook", job_id=None)
+        """Wake a webhook sender. Requests wait for this, so a Redis that hangs is asked briefly and then left alone."""
+        if time.monotonic() < self._rests_until:
+            return
+        timeout_s = limits.WAKE_UP_TIMEOUT_S
+        if not await self._enqueue(WEBHOOK_TASK, role="webhook", job_id=None, timeout_s=timeout_s):
+            self._rests_until = time.monotonic() + limits.WAKE_UP_REST_S
 
     async def listener(self, chain: str) -> None:
         """Let a worker look at a chain; one job per chain at a time, whoever asks."""
@@ -74,15 +81,21 @@ class WakeUps:
     async def housekeeping(self) -> None:
         await self._enqueue(HOUSEKEEPING_TASK, role="webhook", job_id="housekeeping")
 
-    async def _enqueue(self, task: str, *args: str, role: str, job_id: str | None) -> None:
+    async def _enqueue(
+        self, task: str, *args: str, role: str, job_id: str | None, timeout_s: float | None = None
+    ) -> bool:
+        """Whether Redis took it, within `timeout_s`; None: REDIS_TIMEOUT_S for each command."""
         try:
-            await self.redis.enqueue_job(
-                task, *args, _job_id=job_id, _queue_name=queue_name(role), _expires=limits.JOB_EXPIRES_S
-            )
+            async with asyncio.timeout(timeout_s):
+                await self.redis.enqueue_job(
+                    task, *args, _job_id=job_id, _queue_name=queue_name(role), _expires=limits.JOB_EXPIRES_S
+                )
             if job_id is not None:  # periodic
                 await pulse.asked(self.redis, task, *args or ("",))
         except (RedisError, OSError) as error:
             log.warning("wake-up lost", wakes=task, reason=type(error).__name__)
+            return False
+        return True
 
     async def close(self) -> None:
         await self.redis.aclose(close_connection_pool=True)

@@ -35,6 +35,7 @@ class Database:
         self._writer = self.engine.execution_options(paywatch_write=True)
         metrics.DB_POOL_CONNECTIONS.watch(self._connections)
         metrics.DB_POOL_LIMIT.watch(self._limit)
+        metrics.DB_POOL_USE.watch(self._use)
 
     @property
     def is_sqlite(self) -> bool:
@@ -69,6 +70,11 @@ class Database:
 
     def _limit(self) -> Iterator[metrics.Sample]:
         yield (), limits.DB_POOL_SIZE + limits.DB_POOL_OVERFLOW
+
+    def _use(self) -> Iterator[metrics.Sample]:
+        in_use = dict(self._connections()).get(("in_use",), 0.0)
+        for _, limit in self._limit():
+            yield (), in_use / limit
 
     @asynccontextmanager
     async def quick_read(self) -> AsyncIterator[QuickSession]:

@@ -14,18 +14,20 @@ from app.db.schema_connection import SchemaError, as_schema_error, dialect_of, s
 
 Direction = Literal["upgrade", "downgrade"]
 
-# Statements of Alembic's PostgreSQL dialect, each at the beginning of a line, that lose what is stored.
+# Statements that lose what is stored, however a revision by hand has written them.
 _DESTRUCTIVE: Final = re.compile(
-    r"^(?:(?P<table>DROP TABLE) (?P<dropped>\S+?)"
-    r"|ALTER TABLE (?P<altered>\S+) (?:(?P<column>DROP COLUMN) (?P<name>\S+?)"
-    r"|(?P<type>ALTER COLUMN) (?P<retyped>\S+) TYPE (?P<new>.+?))"
-    r"|(?P<rows>DELETE FROM|TRUNCATE(?: TABLE)?) (?P<emptied>\S+?)(?: .*)?);$",
-    re.MULTILINE,
+    r"(?:^|;)\s*(?:(?P<table>DROP\s+TABLE)\s+(?:IF\s+EXISTS\s+)?(?P<dropped>[^\s;,]+)"
+    r"|ALTER\s+TABLE\s+(?P<altered>\S+)\s+(?:(?P<column>DROP\s+COLUMN)\s+(?:IF\s+EXISTS\s+)?(?P<name>[^\s;,]+)"
+    r"|(?P<type>ALTER\s+COLUMN)\s+(?P<retyped>\S+)\s+TYPE\s+(?P<new>[^;]+))"
+    r"|(?:DELETE\s+FROM|TRUNCATE(?:\s+TABLE)?)\s+(?:ONLY\s+)?(?P<emptied>[^\s;,]+(?:\s*,\s*[^\s;,]+)*))",
+    re.MULTILINE | re.IGNORECASE,
 )
 
-
-# Rows that are written over, however a revision has broken the statement into lines.
-_UPDATE: Final = re.compile(r"^\s*UPDATE\s+(?P<table>\S+)\s+SET\s+(?P<column>\w+)", re.MULTILINE)
+# Rows that are written over.
+_UPDATE: Final = re.compile(
+    r"(?:^|;)\s*UPDATE\s+(?:ONLY\s+)?(?P<table>\S+)(?:\s+(?:AS\s+)?\w+)?\s+SET\s+(?P<column>\w+)",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 
 async def script(url: str, direction: Direction, revision: str) -> str:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from sqlalchemy import delete, update
+from sqlalchemy import update
 
 from app.blockchain.signer import Signer
 from app.core.evm import checksum
-from app.db.models import ChainState, Sweep
+from app.core.money import format_units
+from app.db.models import Sweep
 from app.services.blockchain.sweeper import Sweeper
 from tests.cli.test_cli import paywatch
 from tests.services.blockchain.conftest import OpenWatch
@@ -100,10 +101,14 @@ async def test_a_fresh_installation_can_ask_and_deploy_before_a_server_ran(
     async with opened(sweep=sweep_policy(), prepared=False) as watch:
         swept = Swept(watch, Sweeper(watch.context, signer))
         await watch.anvil.set_balance(swept.gas_account, GAS_MONEY)
+        before = await watch.dump()
         answer = await run(swept, tmp_path, "sweep", "--dry-run")
-        assert (answer.code, answer.out.splitlines()[-1]) == (0, "nothing to be signed now")
-        async with watch.context.db.write() as session:
-            await session.execute(delete(ChainState))
+        assert (answer.code, answer.error) == (0, "")
+        _, gas, unscanned, nothing = answer.out.splitlines()
+        assert gas == f"gas account {swept.gas_account}: {format_units(GAS_MONEY, 18)} ETH"
+        assert unscanned.startswith("no server or listener was here yet")
+        assert nothing == "nothing to be signed now"
+        assert await watch.dump() == before, "where the chain is scanned from is not a dry run's to decide"
         await watch.anvil.set_automine(True)
         answer = await run(swept, tmp_path, "contracts", "deploy")
         assert (answer.code, answer.out.split(",")[0]) == (
@@ -121,3 +126,17 @@ async def test_a_chain_that_cannot_be_asked_hides_no_other(open_swept: OpenSwept
         assert answer.code == 1
         assert answer.out.startswith("devnet: treasury ")
         assert answer.error.splitlines()[-1].startswith("chain 'gone': ")
+
+
+async def test_a_fresh_installation_whose_node_is_wrong_is_told_so_and_nothing_is_made(
+    opened: OpenWatch, signer: Signer, tmp_path: Path
+) -> None:
+    async with opened(sweep=sweep_policy(), prepared=False) as watch:
+        path = tmp_path / "chains.yaml"
+        path.write_text(path.read_text().replace("chain_id: 31337", "chain_id: 31338"))
+        before = await watch.dump()
+        answer = await run(Swept(watch, Sweeper(watch.context, signer)), tmp_path, "sweep", "--dry-run")
+        assert answer.code == 1
+        assert answer.error.startswith("chain 'devnet': ")
+        assert "has chain id 31337, chains.yaml says 31338" in answer.error
+        assert await watch.dump() == before

@@ -37,6 +37,17 @@ def test_a_live_metric_is_read_anew_and_summed(ducks: metrics.Live) -> None:
     assert counted("paywatch_test_ducks", where="here") == 6
 
 
+def test_a_live_metric_can_be_that_of_the_fullest() -> None:
+    live = metrics.Live("test_fullest", "Ducks.", "where", join=max)
+    try:
+        ponds = [Pond(2), Pond(5), Pond(1)]
+        for pond in ponds:
+            live.watch(pond.count)
+        assert counted("paywatch_test_fullest", where="here") == 5
+    finally:
+        metrics.REGISTRY.unregister(live)
+
+
 def test_a_live_metric_keeps_nothing_alive(ducks: metrics.Live) -> None:
     one, two = Pond(1), Pond(2)
     for pond in (one, two):

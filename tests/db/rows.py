@@ -1,13 +1,15 @@
 """The few rows that tests of the database need."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import JSON, Boolean, Column, Integer, LargeBinary, String, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db.base import Base
 from app.db.models import DepositAddress, Merchant, Payment, PaymentOption, Token, Transaction
 from app.db.repositories import addresses
+from app.db.types import Units, UtcDateTime
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)
 CHAIN_ID = 31337
@@ -84,3 +86,39 @@ def transfer(payment_id: str, **changed: Any) -> dict[str, Any]:
 
 def observed(payment_id: str, **changed: Any) -> Transaction:
     return Transaction(**transfer(payment_id, **changed))
+
+
+async def insert_everywhere(session: AsyncSession) -> None:
+    """Two rows in each table of the models, whichever there are: one with all columns, one with those alone that must
+    be. Each refers to the rows of the other tables that are like it.
+    """
+    for number in (1, 2):
+        known: dict[tuple[str, str], Any] = {}
+        for table in Base.metadata.sorted_tables:
+            row: dict[str, Any] = {}
+            for column in table.columns:
+                if number == 1 or not column.nullable:
+                    parents = [known[key.column.table.name, key.column.name] for key in column.foreign_keys]
+                    row[column.name] = parents[0] if parents else _some(column, number)
+                    known[table.name, column.name] = row[column.name]
+            await session.execute(insert(table).values({table.c[name]: value for name, value in row.items()}))
+
+
+def _some(column: Column[Any], number: int) -> Any:
+    """A value that the column takes, another one for each row."""
+    match column.type:
+        case Boolean():
+            return number == 1
+        case Integer():
+            return number
+        case Units():
+            return UINT256_MAX - number
+        case UtcDateTime():
+            return NOW + timedelta(days=number)
+        case JSON():
+            return [{"number": number}]
+        case LargeBinary(length=length):
+            return bytes([number]) * (length or 9)
+        case String(length=length):
+            return f"{number} {column.name}"[:length]
+    raise NotImplementedError(f"{column}: {column.type!r}")

@@ -367,7 +367,17 @@ async def test_no_revision_is_written_when_nothing_differs_unless_an_empty_one_i
         ),
         ("op.drop_table('webhook_attempts')", "table webhook_attempts and all its rows"),
         ("op.execute('DELETE FROM events WHERE version = 1')", "rows of table events"),
+        ("op.execute('delete from events')", "rows of table events"),
+        ("op.execute('\\n    DELETE\\n    FROM events\\n    WHERE version = 1\\n')", "rows of table events"),
+        (
+            "op.execute('\\n  truncate events, webhook_attempts\\n  restart identity')",
+            "rows of table events, webhook",
+        ),
+        ("op.execute('SELECT 1; TRUNCATE TABLE events')", "rows of table events"),
+        ("op.execute('  drop table if exists events')", "table events and all its rows"),
+        ("op.execute('alter table payments\\n  drop column description')", "column payments.description and what"),
         ("op.execute('\\n  UPDATE payments\\nSET order_id = NULL\\n')", "values of column payments.order_id"),
+        ("op.execute('update payments as p\\n set order_id = NULL')", "values of column payments.order_id"),
     ],
 )
 async def test_what_a_revision_destroys_is_known_before_it_runs(

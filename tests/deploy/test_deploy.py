@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -244,3 +245,36 @@ def test_units_run_what_exists_as_nobody_special(unit: str) -> None:
     assert int(service["TimeoutStopSec"]) > 10, "a server ends by itself within 10 s"
     assert service["Restart"] == "always"
     assert parser["Unit"]["StartLimitIntervalSec"] == "0", "a database may be away for long"
+
+
+def environment_files(folder: Path, *arguments: str) -> tuple[list[str], list[str]]:
+    """Whose settings `paywatch-run` would give a command, and the command, by what it asks of systemd."""
+    fake = folder / "systemd-run"
+    fake.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    fake.chmod(0o755)
+    answer = subprocess.run(
+        [ROOT / "deploy/systemd/paywatch-run", *arguments],
+        env={"PATH": f"{folder}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    asked = answer.stdout.splitlines()
+    begins = asked.index("/bin/sh")
+    assert {"--uid=paywatch", "--working-directory=/var/lib/paywatch", "--property=UMask=0077"} <= set(asked[:begins])
+    assert not [each for each in asked[:begins] if not each.startswith("--")], "options alone stand before a command"
+    prefix = "--property=EnvironmentFile="
+    return [each.removeprefix(prefix) for each in asked if each.startswith(prefix)], asked[begins + 4 :]
+
+
+def test_a_command_has_the_sweepers_key_where_it_is_asked_for_and_nowhere_else(tmp_path: Path) -> None:
+    """From the same file as the sweeper's unit, without which it does not start."""
+    assert environment_files(tmp_path, "paywatch", "doctor") == (["/etc/paywatch/env"], ["paywatch", "doctor"])
+    command = ["paywatch", "sweep", "--dry-run", "--chain", "a b"]
+    files, given = environment_files(tmp_path, "--sweeper", *command)
+    assert (files, given) == (["/etc/paywatch/env", "/etc/paywatch/env.sweeper"], command)
+    unit = (ROOT / "deploy/systemd/paywatch-worker@.service").read_text()
+    assert files == [
+        each.lstrip("-").replace("%i", "sweeper") for each in re.findall(r"^EnvironmentFile=(.*)$", unit, re.MULTILINE)
+    ]
+    assert "paywatch-run --sweeper paywatch sweep --dry-run" in (ROOT / "docs/deploy.md").read_text()

@@ -429,7 +429,10 @@ async def the_node_is_away(it: Installation) -> AsyncIterator[None]:
     "a node limits our requests",
     "rpc:devnet#0",
     "limits our calls",
-    metric(LISTENER, lambda found: found.value("paywatch_rpc_request_seconds_count", outcome="rate_limited") > 0),
+    both(
+        metric(LISTENER, lambda found: found.value("paywatch_rpc_request_seconds_count", outcome="rate_limited") > 0),
+        metric(LISTENER, lambda found: found.value("paywatch_rpc_breaker_state", state="open") > 0),
+    ),
 )
 async def the_node_limits_calls(it: Installation) -> AsyncIterator[None]:
     it.node.limits_calls = True
@@ -525,7 +528,7 @@ async def redis_is_away(it: Installation) -> AsyncIterator[None]:
     "requests answer 503 after ten seconds",
     "locks",
     "and others wait for it",
-    metric("server", lambda found: found.value("paywatch_db_pool_connections", state="in_use") >= limits.DB_POOL_SIZE),
+    metric("server", lambda found: found.value("paywatch_db_pool_use_ratio") == 1),
 )
 async def a_lock_that_everybody_waits_for(it: Installation) -> AsyncIterator[None]:
     wanted = {"chain": "devnet", "token": "ETH", "amount": "1"}

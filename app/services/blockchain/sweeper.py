@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.blockchain.collector import Contracts
 from app.blockchain.errors import NodeBehindError, NodeError
-from app.blockchain.sending import Outcome
+from app.blockchain.fees import read_fees
+from app.blockchain.sending import Outcome, read_accounts
 from app.blockchain.signer import Signer
 from app.core import limits
 from app.core.chains import Chain
@@ -26,7 +27,7 @@ from app.core.logger import get_logger
 from app.core.money import format_units
 from app.db.repositories import chains, sweeps
 from app.db.repositories.sweeps import SweepRecord
-from app.services.blockchain.chains import prepare
+from app.services.blockchain.chains import ChainCheck, check, prepare
 from app.services.blockchain.sweeping.budget import GasBudget
 from app.services.blockchain.sweeping.collect import plan_deployment
 from app.services.blockchain.sweeping.jobs import Job, Plan, Waiting
@@ -156,7 +157,10 @@ async def _tell_gas(round_: Round, plan: Plan) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What rounds would sign now, and what waits, in wei and base units."""
+    """What rounds would sign now, and what waits, in wei and base units.
+
+    `scanned`: false while no server or listener has made the chain's cursor, so that nothing is known of any money.
+    """
 
     chain: Chain
     treasury: bytes
@@ -166,11 +170,15 @@ class Prospect:
     base_fee_gwei: str
     jobs: Sequence[Job]
     waiting: Sequence[Waiting]
+    scanned: bool = True
 
 
 async def prospect(sweeper: Sweeper, chain: Chain) -> Prospect:
-    """The plan of the next rounds; nothing is signed or broadcast. Raises ConfigError when the node cannot say."""
-    await _require_cursor(sweeper.context, chain)
+    """The plan of the next rounds; nothing is signed, broadcast or written. Raises ConfigError when the node cannot
+    say.
+    """
+    if not await _has_cursor(sweeper.context, chain):
+        return await _unscanned(sweeper, chain)
     jobs: list[Job] = []
     waiting: list[Waiting] = []
     short_wei = 0
@@ -191,20 +199,53 @@ async def prospect(sweeper: Sweeper, chain: Chain) -> Prospect:
         gas_account=round_.gas_address,
         gas_balance_wei=round_.gas.balance_wei,
         short_wei=short_wei,
-        base_fee_gwei=gwei(round_.fees.max_wei if round_.fees.base_wei is None else round_.fees.base_wei),
+        base_fee_gwei=gwei(round_.fees.now_wei),
         jobs=jobs,
         waiting=waiting,
     )
 
 
+async def _unscanned(sweeper: Sweeper, chain: Chain) -> Prospect:
+    """What can be told before the first start. The cursor is the scanner's to make: where it stands decides which
+    blocks are read.
+    """
+    checked = await check(sweeper.context, chain)
+    if isinstance(checked, ChainCheck):
+        raise ConfigError(f"chain {chain.name!r}: {checked.problem}")
+    account = sweeper.signer.gas_account.address
+    nodes = sweeper.context.nodes.nodes(chain)
+    endpoint = nodes.pick()
+    if endpoint is None or chain.sweep.treasury is None:
+        raise ConfigError(f"chain {chain.name!r} has no usable endpoint, or no sweep.treasury")
+    try:
+        fees = await read_fees(endpoint)
+        accounts = await read_accounts(endpoint, [account])
+    except NodeError as error:
+        raise ConfigError(f"chain {chain.name!r}: {error}") from error
+    return Prospect(
+        chain=chain,
+        treasury=chain.sweep.treasury,
+        gas_account=account,
+        gas_balance_wei=accounts[account].balance_wei,
+        short_wei=0,
+        base_fee_gwei=gwei(fees.now_wei),
+        jobs=(),
+        waiting=(),
+        scanned=False,
+    )
+
+
+async def _has_cursor(context: Context, chain: Chain) -> bool:
+    async with context.db.read() as session:
+        return await chains.get_state(session, chain.chain_id) is not None
+
+
 async def _require_cursor(context: Context, chain: Chain) -> None:
     """On a fresh installation, where no server has made it yet. Raises ConfigError."""
-    async with context.db.read() as session:
-        state = await chains.get_state(session, chain.chain_id)
-    if state is None:
-        check = await prepare(context, chain)
-        if check.problem is not None:
-            raise ConfigError(f"chain {chain.name!r}: {check.problem}")
+    if not await _has_cursor(context, chain):
+        checked = await prepare(context, chain)
+        if checked.problem is not None:
+            raise ConfigError(f"chain {chain.name!r}: {checked.problem}")
 
 
 async def can_release(context: Context, sweep_id: str) -> bool:

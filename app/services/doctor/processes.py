@@ -101,24 +101,36 @@ async def check_workers(patient: Patient) -> list[Finding]:
             else:
                 found.append(ok(f"worker:{role}", f"{alive} alive"))
         processes = await read_vitals(redis)
-    found += [_process(each) for each in processes]
+    found += _told(processes)
     if not any(each.role == "server" for each in processes):
         found.append(failed("process:server", "no API server tells of itself", patient.start_server))
     return found + _misplaced_key(patient, processes)
 
 
 async def read_vitals(redis: ArqRedis) -> list[Vitals]:
-    """What processes told within the last VITALS_EXPIRE_S, the first few."""
-    found: list[Vitals] = []
+    """What all processes told within the last VITALS_EXPIRE_S: who is missing among the first few may be there."""
+    keys: set[str] = set()
     async for key in redis.scan_iter(match=f"{queue.VITALS_PREFIX}*", count=limits.PAGE_MAX):
+        keys.add(key.decode())
+        if len(keys) == limits.DOCTOR_PROCESSES:
+            break
+    found: list[Vitals] = []
+    for key in keys:
         fields = await redis.hgetall(key)  # type: ignore[misc]  # typed for the synchronous client too
         try:
             found.append(Vitals.read({name.decode(): value.decode() for name, value in fields.items()}))
         except (KeyError, ValueError):
             continue  # ended meanwhile, or of another version
-        if len(found) == limits.DOCTOR_ROWS:
-            break
     return sorted(found, key=lambda each: (each.role, each.host, each.pid))
+
+
+def _told(processes: Sequence[Vitals]) -> list[Finding]:
+    """Each process that something is wrong with, and of the others the first few."""
+    found = [_process(each) for each in processes]
+    well = [finding for finding in found if finding.result == "ok"]
+    left_out = well[limits.DOCTOR_ROWS :]
+    told = [finding for finding in found if finding.result != "ok"] + well[: limits.DOCTOR_ROWS]
+    return told + ([ok("processes", f"{len(left_out)} more are well")] if left_out else [])
 
 
 def _tasks(role: str) -> Sequence[str]:

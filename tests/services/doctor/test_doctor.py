@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import text, update
 
+from app import __version__
 from app.blockchain.wallet import account_xpub, new_mnemonic
 from app.core import limits, queue
 from app.core.chains import Finality, Native, Sweep, Token
@@ -40,6 +41,8 @@ from app.services import doctor, pauses
 from app.services.blockchain import control
 from app.services.blockchain.backup import rescan_blocks
 from app.services.doctor import Check, Finding, admit, examine, make_patient
+from app.services.doctor.configuration import check_wallet
+from app.services.doctor.processes import check_workers
 from app.services.metrics import exposition
 from app.services.status import health
 from app.workers.audit import reconcile_task
@@ -296,10 +299,6 @@ async def other_wallet(system: System) -> None:
     system.configure(xpub=account_xpub(new_mnemonic()))
 
 
-async def no_wallet(system: System) -> None:
-    system.configure(xpub=None)
-
-
 async def bad_xpub(system: System) -> None:
     system.configure(xpub="xpubNonsense")
 
@@ -368,7 +367,6 @@ FAULTS = [
     ),
     Fault("no token", no_token, "tokens:devnet", "no token answers", "mend tokens of devnet"),
     Fault("other wallet", other_wallet, "wallet", "was made from another wallet", "PAYWATCH_XPUB"),
-    Fault("no wallet", no_wallet, "wallet", "no wallet is configured", "paywatch keys init"),
     Fault("bad xpub", bad_xpub, "wallet", "not an extended public key", "PAYWATCH_XPUB"),
     Fault("other secret key", other_secret_key, "stored secrets", "cannot be decrypted", "PAYWATCH_SECRET_KEY"),
     Fault(
@@ -884,6 +882,55 @@ async def test_a_process_whose_memory_has_grown_is_told(system: System, monkeypa
         await asyncio.gather(keeping, return_exceptions=True)
         await redis.aclose(close_connection_pool=True)
     assert_named(found, "process:server", "that is much", "restart the server on ", "warning")
+
+
+async def test_a_workers_host_needs_no_wallet_and_an_embedded_servers_does(system: System) -> None:
+    """The compose file gives its listener's and webhook's worker none, and the doctor is content there."""
+    async with system.running():
+        system.configure(xpub=None)
+        found = await system.until(lambda seen: not failed_of(seen))
+    assert found["wallet"].result == "ok"
+    assert "right for a worker of the listener's and webhook's roles" in found["wallet"].found
+    system.settings = system.settings.model_copy(update={"redis_url": None})
+    assert system.settings.embedded
+    patient = make_patient(system.settings, system.chains)
+    try:
+        found = {finding.check: finding for finding in await check_wallet(patient)}
+    finally:
+        await patient.context.close()
+    assert_named(found, "wallet", "no wallet is configured", "paywatch keys init")
+
+
+async def test_no_process_is_missed_among_many(system: System) -> None:
+    """The server and its key are found in whichever order Redis names the processes; what is well is told shortly."""
+    now = {
+        "loop_lag_s": "0",
+        "rss_bytes": "0",
+        "pool_in_use": "0",
+        "pool_limit": "20",
+        "started_at": "2026-01-01T00:00",
+    }
+    async with system.running():
+        redis = queue.connect(system.settings.redis_url)
+        for pid in range(10 * limits.DOCTOR_ROWS):
+            fields = {"host": "far", "pid": str(pid), "role": "listener", "version": __version__}
+            await redis.hset(queue.vitals_key("far", pid, "listener"), mapping=now | fields)  # type: ignore[misc]
+        late = now | {"host": "far", "pid": "999", "role": "webhook", "version": __version__, "loop_lag_s": "9"}
+        await redis.hset(queue.vitals_key("far", 999, "webhook"), mapping=late)  # type: ignore[misc]
+        await redis.aclose(close_connection_pool=True)
+        system.configure(mnemonic=new_mnemonic(), xpub=None)
+        patient = make_patient(system.settings, system.chains)
+        try:
+            found = await check_workers(patient)
+        finally:
+            await patient.context.close()
+    by_check = {finding.check: finding for finding in found}
+    assert_named(by_check, "api host", "has a private key", "PAYWATCH_MNEMONIC")
+    assert failed_of(by_check) == {"api host"}, "there is a server"
+    assert_named(by_check, "process:webhook", "the loop is blocked", "more CPU", "warning")
+    well = [finding for finding in found if finding.check.startswith("process:") and finding.result == "ok"]
+    assert len(well) == limits.DOCTOR_ROWS
+    assert re.fullmatch(r"18\d more are well", by_check["processes"].found)
 
 
 async def test_a_private_key_beside_the_api_server_is_named(system: System) -> None:

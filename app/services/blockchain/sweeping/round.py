@@ -106,7 +106,7 @@ class Round:
 
     def too_dear(self) -> str | None:
         """Why the round waits for a lower fee; None when it does not."""
-        now_wei = self.fees.max_wei if self.fees.base_wei is None else self.fees.base_wei
+        now_wei = self.fees.now_wei
         if self.ceiling_wei is None or now_wei <= self.ceiling_wei:
             return None
         return f"the fee is {gwei(now_wei)} gwei, above max_fee_gwei {gwei(self.ceiling_wei)}"
