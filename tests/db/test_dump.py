@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +31,17 @@ def tools(database_backend: Postgres | None, monkeypatch: pytest.MonkeyPatch) ->
     """PostgreSQL's tools of the tests' own server: others may be too old for it."""
     if database_backend is not None and database_backend.tools is not None:
         monkeypatch.setenv("PATH", f"{database_backend.tools}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
+async def older_server_url(database_backend: Postgres) -> AsyncIterator[str]:
+    """A database of a server of version 16; the tools are of the newest that the wheel has."""
+    if database_backend.is_external:
+        pytest.skip("PATH has the tools, and nobody knows of which version")
+    with Postgres(version=16) as server:
+        url = await server.create_database()
+        await schema.upgrade(url)
+        yield url
 
 
 async def fill(url: str, payments: int) -> None:
@@ -319,6 +331,18 @@ async def test_half_a_backup_is_never_committed(db_url: str, tmp_path: Path) -> 
         with pytest.raises(DumpError, match="pg_restore: "):
             await dump.restore(db_url, file, replace=True)
         assert (await payments_and_next_index(db_url))[0] == 51
+
+
+@postgres_only
+async def test_tools_that_are_newer_than_the_server_restore_into_it(older_server_url: str, tmp_path: Path) -> None:
+    """They begin with a setting that PostgreSQL has since version 17."""
+    file = tmp_path / "backup"
+    await fill(older_server_url, 3)
+    await dump.dump(older_server_url, file)
+    await fill(older_server_url, 1)
+    await dump.restore(older_server_url, file, replace=True)
+    assert await schema.check(older_server_url) == ()
+    assert (await payments_and_next_index(older_server_url))[0] == 3
 
 
 async def test_an_empty_database_is_restored_into_and_a_used_one_only_when_told(db_url: str, tmp_path: Path) -> None:
