@@ -7,17 +7,29 @@ import shutil
 import stat
 import sys
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text, update
 
 from app.core import limits
+from app.core.secrets import rotated
 from app.db import dump, dump_sqlite, schema
 from app.db.dump import DumpError
 from app.db.engine import Database
-from app.db.models import ApiKey, ChainState, DepositAddress, Merchant, Payment
+from app.db.models import (
+    ApiKey,
+    ChainState,
+    DepositAddress,
+    Event,
+    Merchant,
+    Payment,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 from app.db.repositories import pauses
 from app.db.repositories.addresses import Indexes
 from app.db.schema import SchemaError
@@ -189,6 +201,144 @@ async def test_what_was_stopped_or_revoked_since_the_backup_stays_so(db_url: str
     assert ended == {"kept": None, "revoked": later, "rotated": later, "ended before": NOW, "successor": None}
     assert halted == {1: ("operator", "the node lies"), 2: (None, None)}
     assert paused == {pauses.WEBHOOKS: ("before", NOW), pauses.SWEEPING: ("the treasury moves", NOW)}
+
+
+@dataclass
+class Rows:
+    """A merchant with two endpoints, each of which is owed an event."""
+
+    db: Database
+
+    async def make(self) -> None:
+        async with self.db.write() as session:
+            await insert_merchant(session)
+            payment_id = await insert_payment(session)
+            session.add(
+                Event(
+                    id="evt_1",
+                    merchant_id="mer_1",
+                    payment_id=payment_id,
+                    type="payment.created",
+                    version=1,
+                    cause={},
+                    data={},
+                    created_at=NOW,
+                )
+            )
+            session.add_all(
+                WebhookEndpoint(id=name, merchant_id="mer_1", url="https://x", secret=b"first", created_at=NOW)
+                for name in ("whe_1", "whe_2", "whe_3")
+            )
+            await session.flush()
+            session.add_all(
+                WebhookDelivery(
+                    id=name,
+                    merchant_id="mer_1",
+                    payment_id=payment_id,
+                    event_id="evt_1",
+                    event_version=1,
+                    endpoint_id=name,
+                    url="https://x",
+                    receiver=name,
+                    status="pending",
+                    attempt_count=0,
+                    next_attempt_at=NOW,
+                    created_at=NOW,
+                )
+                for name in ("whe_1", "whe_2", "whe_3")
+            )
+
+    async def change(self, id_: str, **values: Any) -> None:
+        async with self.db.write() as session:
+            await session.execute(update(WebhookEndpoint).where(WebhookEndpoint.id == id_).values(**values))
+
+    async def rotate(self, at: datetime, secret: bytes) -> None:
+        """The secrets of the first endpoint and of the merchant."""
+        async with self.db.write() as session:
+            endpoint, merchant = (
+                await session.get_one(WebhookEndpoint, "whe_1"),
+                await session.get_one(Merchant, "mer_1"),
+            )
+            until = at + timedelta(days=1)
+            endpoint.old_secrets = rotated(endpoint.secret, endpoint.old_secrets, at, until)
+            merchant.old_webhook_secrets = rotated(merchant.webhook_secret, merchant.old_webhook_secrets, at, until)
+            endpoint.secret = merchant.webhook_secret = secret
+
+    async def secrets(self) -> list[tuple[bytes, list[str]]]:
+        async with self.db.read() as session:
+            endpoint, merchant = (
+                await session.get_one(WebhookEndpoint, "whe_1"),
+                await session.get_one(Merchant, "mer_1"),
+            )
+            return [
+                (endpoint.secret, [one["secret"] for one in endpoint.old_secrets]),
+                (merchant.webhook_secret, [one["secret"] for one in merchant.old_webhook_secrets]),
+            ]
+
+
+@pytest.fixture
+async def rows(db_url: str) -> AsyncIterator[Rows]:
+    made = Rows(Database(db_url))
+    await made.make()
+    yield made
+    await made.db.close()
+
+
+async def test_an_endpoint_that_ended_since_the_backup_gets_nothing(rows: Rows, db_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup"
+    await dump.dump(db_url, file)
+    await rows.change("whe_1", deleted_at=NOW)
+    await rows.change("whe_2", disabled_at=NOW, disabled_reason="gone")
+    await rows.db.close()
+    await dump.restore(db_url, file, replace=True)
+    async with rows.db.read() as session:
+        ended = {
+            row.id: (row.deleted_at, row.disabled_at, row.disabled_reason)
+            for row in await session.scalars(select(WebhookEndpoint))
+        }
+        owed = {
+            row.id: (row.status, row.dead_reason, row.next_attempt_at)
+            for row in await session.scalars(select(WebhookDelivery))
+        }
+    assert ended == {"whe_1": (NOW, None, None), "whe_2": (None, NOW, "gone"), "whe_3": (None, None, None)}
+    assert owed == {
+        "whe_1": ("dead", "endpoint_deleted", None),
+        "whe_2": ("dead", "endpoint_disabled", None),
+        "whe_3": ("pending", None, NOW),
+    }
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_secret_that_was_rotated_away_does_not_come_back(
+    rows: Rows, db_url: str, tmp_path: Path, before: int
+) -> None:
+    """Whether or not it was rotated before the backup too."""
+    file = tmp_path / "backup"
+    if before:
+        await rows.rotate(NOW, b"second")
+    await rows.db.close()
+    await dump.dump(db_url, file)
+    await rows.rotate(NOW + timedelta(hours=1), b"third")
+    expected = await rows.secrets()
+    await rows.db.close()
+    await dump.restore(db_url, file, replace=True)
+    assert await rows.secrets() == expected
+    assert expected[0] == (b"third", ["second", "first"] if before else ["first"])
+
+
+async def test_a_newer_secret_of_the_backup_is_kept(rows: Rows, db_url: str, tmp_path: Path) -> None:
+    """An older backup was restored first: what it replaces is older than itself."""
+    older, newer = tmp_path / "older", tmp_path / "newer"
+    await dump.dump(db_url, older)
+    await rows.rotate(NOW, b"second")
+    await dump.dump(db_url, newer)
+    expected = await rows.secrets()
+    await rows.db.close()
+    await schema.downgrade(db_url, "base")
+    await dump.restore(db_url, older)
+    await dump.restore(db_url, newer, replace=True)
+    assert await rows.secrets() == expected
+    assert expected[0] == (b"second", ["first"])
 
 
 @pytest.mark.parametrize("new_one", [False, True])
