@@ -93,8 +93,8 @@ class Replaced:
     """What became of the database that was there. `kept`: its files, SQLite's alone.
 
     `stops`: its pauses, operators' halts, API keys, ended webhook endpoints and rotated secrets were taken over; or it
-    was not there, could not be read, or was a new one (it had given out fewer addresses than the backup), so sweeping was
-    paused; or the backup is of a version that knew no pauses, so they are lost.
+    was not there, could not be read, or was a new one (it had given out fewer addresses than the backup), so sweeping
+    was paused; or the backup is of a version that knew no pauses, so they are lost.
     """
 
     kept: tuple[Path, ...]

@@ -432,6 +432,30 @@ async def test_a_restore_that_is_killed_leaves_nothing_that_a_server_would_start
 
 
 @sqlite_only
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("was", ["whole", "damaged", "removed"])
+async def test_root_restores_for_the_service(db_url: str, tmp_path: Path, was: str) -> None:
+    """Its file keeps owner and mode; a new one is for whoever owns the folder."""
+    file, folder = tmp_path / "backup", tmp_path / "data"
+    await dump.dump(db_url, file)
+    folder.mkdir()
+    os.chown(folder, 1234, 1235)
+    database = folder / "paywatch.db"
+    url = f"sqlite+aiosqlite:///{database}"
+    if was != "removed":
+        shutil.copyfile(file, database)
+        database.chmod(0o640)
+        os.chown(database, 1236, 1237)
+    if was == "damaged":
+        await log_of_a_killed_server(url, database)
+        database.write_bytes(b"noise" * 2000)
+    await dump.restore(url, file, replace=was != "removed")
+    found = database.stat()
+    expected = (1234, 1235, 0o600) if was == "removed" else (1236, 1237, 0o640)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == expected
+
+
+@sqlite_only
 async def test_a_damaged_database_that_a_server_has_open_is_not_replaced(db_url: str, tmp_path: Path) -> None:
     file, database = tmp_path / "backup", tmp_path / "paywatch.db"
     await dump.dump(db_url, file)
