@@ -71,9 +71,12 @@ async def _change(url: str, command: Literal["upgrade", "downgrade", "stamp"], r
         )
     for warning in warnings:
         print(f"Warning: {warning}.", file=sys.stderr, flush=True)
-    if addresses and not yes and sys.stdin.isatty() and not await asyncio.to_thread(_confirmed):
-        print("Nothing was changed.")
-        return 1
+    if addresses and not yes:
+        if not sys.stdin.isatty():
+            raise SchemaError("nothing was changed; add --yes, for there is no terminal to ask at")
+        if not await asyncio.to_thread(_confirmed):
+            print("Nothing was changed.")
+            return 1
     _tell(await (schema.upgrade if command == "upgrade" else schema.downgrade)(url, revision))
     return 0
 

@@ -10,6 +10,10 @@ from app.cli.chains import reconcile, rescan
 from app.cli.doctor import doctor
 from app.cli.status import status
 from app.core.errors import PaywatchError
+from app.core.logger import configure_logging, get_logger, report_error
+from app.services.outages import outage_line
+
+log = get_logger(__name__)
 
 app = typer.Typer(
     help="Operate a Paywatch installation: the one that the environment and .env of this folder describe.",
@@ -35,9 +39,18 @@ for command in (status, doctor, rescan, reconcile, backup, restore):
 
 def main() -> int:
     """Exit code 0: done; 1: not done, and the message on standard error says why; 2: the command was misspelled."""
+    configure_logging(None, "INFO")  # until the settings say how
     try:
         app(prog_name="paywatch")
     except PaywatchError as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except Exception as error:  # noqa: BLE001 a traceback of Python's own would show what logs leave out
+        told = outage_line(error)
+        if told is not None:
+            sys.stderr.write(f"{told}\n")
+        else:
+            configure_logging(None, "ERROR")  # the command may have silenced it
+            report_error(log, error)
         return 1
     return 0

@@ -15,11 +15,15 @@ from app.services import operator
 from app.services.doctor import diagnose_stored
 
 STOPS: Final = {
-    "taken over": "Pauses, halts by an operator and API keys, revoked and new ones, are the replaced database's.",
+    "taken over": (
+        "Pauses, halts by an operator and API keys, revoked and new ones, are the replaced database's; so are webhook "
+        "endpoints' ends and rotated webhook secrets."
+    ),
     "sweeping paused": (
-        "What was stopped, which keys were revoked and which addresses were given out since the backup is not known "
-        "here: sweeping is paused. Halt and revoke anew what has to be, then `paywatch sweep resume`. If this backup "
-        "was restored before, restore it once more with a larger --skip, or addresses are given out twice."
+        "What was stopped, which keys and webhook endpoints were ended, which secrets were rotated and which addresses "
+        "were given out since the backup is not known here: sweeping is paused. Halt, revoke and rotate anew what has "
+        "to be, then `paywatch sweep resume`. If this backup was restored before, restore it once more with a larger "
+        "--skip, or addresses are given out twice."
     ),
     "lost": "The backup is older than pauses are: set those that are needed again once the schema is upgraded.",
 }
@@ -49,8 +53,8 @@ def restore(
 
     All or nothing. Blocks since the backup are read again, and what came to addresses that it knows is credited.
     Address indexes go on 100,000 after the backup's and after the replaced database's, so that no address is given out
-    twice. Pauses, halts and revoked keys of the replaced database stay. Then what the database holds is checked; exit
-    code 1 when something is wrong with it.
+    twice. Pauses, halts, revoked keys, ended webhook endpoints and rotated secrets of the replaced database stay. Then
+    what the database holds is checked; exit code 1 when something is wrong with it.
     """
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)

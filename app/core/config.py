@@ -21,13 +21,16 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from redis.asyncio.connection import parse_url
 
+from app.core.connection_url import require_readable
 from app.core.errors import ConfigError
 from app.core.secret_files import ENV_PREFIX, SecretFileSource
 
 SECRET_KEY_CHARS: Final = 32
 
 _VERBATIM: Final = ("keystore_password", "secret_key")  # any string: its blanks are its own
+_SQLITE: Final = re.compile(r"sqlite\+aiosqlite://(?:[/?]|$)")
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour|day)")
 _PERIOD_S: Final = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _WEBHOOK_SECRET_BYTES: Final = range(24, 65)  # Standard Webhooks 1.0, "Signature scheme"
@@ -129,6 +132,11 @@ class Settings(BaseSettings):
     def _known_database(cls, value: str) -> str:
         if not value.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):
             raise ValueError("must begin with sqlite+aiosqlite:// or postgresql+asyncpg://")
+        if value.startswith("sqlite"):
+            if _SQLITE.match(value) is None:
+                raise ValueError("must be sqlite+aiosqlite:/// and a path, which may begin with a fourth /")
+        else:
+            require_readable(value)
         return value
 
     @field_validator("redis_url")
@@ -136,6 +144,9 @@ class Settings(BaseSettings):
     def _known_redis(cls, value: str) -> str:
         if value and not value.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        if value:
+            require_readable(value)
+            _require_redis_options(value)
         return value
 
     @field_validator("public_url")
@@ -358,6 +369,14 @@ def _create_once(path: Path, text: str) -> None:
         pass
     finally:
         draft.unlink()
+
+
+def _require_redis_options(url: str) -> None:
+    """Raises ValueError for options whose values the client would refuse."""
+    try:
+        parse_url(url)
+    except (TypeError, ValueError):
+        raise ValueError("has an option (after its ?) that Redis' client does not take") from None
 
 
 def _describe(location: tuple[int | str, ...], message: str) -> str:

@@ -24,6 +24,9 @@ _OTHERS: Final = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
+# pg_restore of version 17 or newer sets this first of all, and an older server does not know it.
+_NEWER_SETTING: Final = "transaction_timeout"
+_LAST_COMMON_SETTING: Final = b"SET client_encoding"
 _SEQUENCE: Final = f"pg_get_serial_sequence('public.{ADDRESSES}', 'id')"
 
 
@@ -44,6 +47,7 @@ async def check_restore(url: str, replace: bool) -> None:
 
 async def restore(url: str, file: Path, skip: int) -> Replaced:
     """One transaction, committed by its last words, which psql is given once pg_restore has said all of its own."""
+    is_older = await _lacks_newer_setting(url)
     unpacked = ("--clean", "--if-exists", "--no-owner", "--no-privileges", "--file=-")
     async with (
         _tool(url, "psql", *_PSQL, stdin=PIPE, stdout=PIPE) as psql,
@@ -51,6 +55,8 @@ async def restore(url: str, file: Path, skip: int) -> Replaced:
     ):
         with contextlib.suppress(ConnectionError):  # psql has ended, and says why
             await psql.hear(_beginning().encode())
+            preamble = await _preamble(source)
+            await psql.hear(preamble.replace(f"SET {_NEWER_SETTING} = 0;\n".encode(), b"") if is_older else preamble)
             while some := await source.output.read(_CHUNK_BYTES):
                 await psql.hear(some)
             if await source.process.wait() == 0:
@@ -110,6 +116,19 @@ def _ending(skip: int) -> str:
             WHEN replaced >= restored THEN 'taken over' ELSE 'sweeping paused' END FROM pg_temp.indexes;
         COMMIT;
     """  # noqa: S608 no word of it is anybody else's
+
+
+async def _preamble(source: "_Tool") -> bytes:
+    """What pg_restore says before the first setting that is not a timeout: a few lines, before any of our rows."""
+    try:
+        return await source.output.readuntil(_LAST_COMMON_SETTING)
+    except asyncio.IncompleteReadError as ended:  # it has failed, and says why
+        return ended.partial
+
+
+async def _lacks_newer_setting(url: str) -> bool:
+    async with connect(make_engine(url), url) as connection:
+        return await connection.scalar(text(f"SELECT current_setting('{_NEWER_SETTING}', true)")) is None
 
 
 async def _tables(url: str) -> set[str]:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -59,6 +60,7 @@ def restore(file: Path, database: Path, skip: int) -> Replaced:
         _remove(part)  # with the journal of a run that was killed, which would be played into this one's file
         try:
             part.touch(mode=0o600)
+            _give_to_owner(part, database)
             shutil.copyfile(file, part)
             stops = _adapt(part, database, skip)
             _check(part)
@@ -128,6 +130,7 @@ def _put_in_place(part: Path, database: Path) -> tuple[Path, ...]:
     if left:  # a damaged file's, or one's that was removed: SQLite would play them into whatever has the name
         stand_in = _beside(part, "-stand-in")
         stand_in.write_bytes(_STAND_IN)
+        _give_to_owner(stand_in, database)
         _sync(stand_in)
         stand_in.replace(database)
         aside += [_beside(database, suffix).rename(_beside(kept, suffix)) for suffix in left]
@@ -135,6 +138,19 @@ def _put_in_place(part: Path, database: Path) -> tuple[Path, ...]:
     part.replace(database)
     sync_folder(database.parent)
     return tuple(aside)
+
+
+def _give_to_owner(new: Path, database: Path) -> None:
+    """Whoever restores may be root, and the service, which is not, must be able to open the file.
+
+    Where there is none to replace, the folder is the service's.
+    """
+    is_there = database.exists()
+    old, made = (database if is_there else database.parent).stat(), new.stat()
+    if (old.st_uid, old.st_gid) != (made.st_uid, made.st_gid):
+        os.chown(new, old.st_uid, old.st_gid)
+    if is_there:
+        new.chmod(stat.S_IMODE(old.st_mode))
 
 
 def _check(file: Path) -> None:

@@ -11,13 +11,15 @@ from typing import Final, Literal
 
 from app.core.clock import utc_now
 from app.core.errors import PaywatchError
-from app.db.models import ApiKey, ChainState, DepositAddress, Pause
+from app.db.models import ApiKey, ChainState, DepositAddress, Merchant, Pause, WebhookEndpoint
 from app.db.repositories.pauses import SWEEPING
 
 Stops = Literal["taken over", "sweeping paused", "lost"]
 
 ADDRESSES: Final = DepositAddress.__tablename__
 PAUSES: Final = Pause.__tablename__
+ENDPOINTS: Final = WebhookEndpoint.__tablename__
+MERCHANTS: Final = Merchant.__tablename__
 
 _PAUSES: Final = """
     INSERT INTO {restored}.pauses (what, reason, paused_by, since)
@@ -39,18 +41,44 @@ _REVOKED: Final = """
     FROM {replaced}.api_keys AS old WHERE old.id = new.id
     AND old.revoked_at IS NOT NULL AND (new.revoked_at IS NULL OR new.revoked_at > old.revoked_at)
 """
+_ENDED: Final = """
+    UPDATE {restored}.webhook_endpoints AS new SET
+    deleted_at = coalesce(new.deleted_at, old.deleted_at),
+    disabled_at = coalesce(new.disabled_at, old.disabled_at),
+    disabled_reason = CASE WHEN new.disabled_at IS NULL THEN old.disabled_reason ELSE new.disabled_reason END
+    FROM {replaced}.webhook_endpoints AS old WHERE old.id = new.id
+"""
+# As when an endpoint is deleted or disabled: senders go by the delivery alone.
+_ENDED_DELIVERIES: Final = """
+    UPDATE {restored}.webhook_deliveries AS new SET status = 'dead', next_attempt_at = NULL, manual = false,
+    dead_reason = CASE WHEN endpoint.deleted_at IS NULL THEN 'endpoint_disabled' ELSE 'endpoint_deleted' END
+    FROM {restored}.webhook_endpoints AS endpoint WHERE endpoint.id = new.endpoint_id AND new.status = 'pending'
+    AND (endpoint.deleted_at IS NOT NULL OR endpoint.disabled_at IS NOT NULL)
+"""
+# A rotation puts the old secret first, until a later time than any before it.
+_ROTATED: Final = """
+    UPDATE {{restored}}.{table} AS new SET {now} = old.{now}, {before} = old.{before}
+    FROM {{replaced}}.{table} AS old WHERE old.id = new.id
+    AND old.{before} -> 0 ->> 'until' > coalesce(new.{before} -> 0 ->> 'until', '')
+"""
+_ENDPOINT_SECRETS: Final = _ROTATED.format(table=ENDPOINTS, now="secret", before="old_secrets")
+_MERCHANT_SECRETS: Final = _ROTATED.format(table=MERCHANTS, now="webhook_secret", before="old_webhook_secrets")
 # (table, statement) of SQLite and PostgreSQL alike, where both databases have the table.
 TAKEN_OVER: Final = (
     (PAUSES, _PAUSES),
     (ChainState.__tablename__, _HALTS),
     (ApiKey.__tablename__, _KEYS),
     (ApiKey.__tablename__, _REVOKED),
+    (ENDPOINTS, _ENDED),
+    (ENDPOINTS, _ENDED_DELIVERIES),
+    (ENDPOINTS, _ENDPOINT_SECRETS),
+    (MERCHANTS, _MERCHANT_SECRETS),
 )
 _PAUSE_SWEEPING: Final = """
     INSERT INTO {restored}.pauses (what, reason, paused_by, since)
     VALUES ('{what}', '{reason}', 'paywatch restore', '{since}') ON CONFLICT DO NOTHING
 """
-_UNKNOWN: Final = "restored from a backup: what was stopped and which keys were revoked since then is not known here"
+_UNKNOWN: Final = "restored from a backup: what was stopped, revoked or rotated since then is not known here"
 
 
 class DumpError(PaywatchError):
@@ -64,9 +92,9 @@ class DumpError(PaywatchError):
 class Replaced:
     """What became of the database that was there. `kept`: its files, SQLite's alone.
 
-    `stops`: its pauses, operators' halts and API keys were taken over; or it was not there, could not be read, or was a
-    new one (it had given out fewer addresses than the backup), so sweeping was paused; or the backup is of a version
-    that knew no pauses, so they are lost.
+    `stops`: its pauses, operators' halts, API keys, ended webhook endpoints and rotated secrets were taken over; or it
+    was not there, could not be read, or was a new one (it had given out fewer addresses than the backup), so sweeping
+    was paused; or the backup is of a version that knew no pauses, so they are lost.
     """
 
     kept: tuple[Path, ...]

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from app.core import limits
+from app.core.connection_url import is_readable
 from app.core.errors import PaywatchError
 from app.db.engine import create_engine
 
@@ -112,8 +113,10 @@ def as_schema_error(url: str) -> Iterator[None]:
         raise SchemaError(f"{where}: {_reason(error)}") from error
     except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error, OSError) as error:
         raise SchemaError(f"{where}: {error}") from error
-    except (TypeError, ValueError) as error:  # an option that the driver does not know, a port that is no number
+    except TypeError as error:  # an option that the driver does not know
         raise SchemaError(f"{where}: {error}; look at PAYWATCH_DATABASE_URL") from error
+    except ValueError:  # it quotes what it could not read, which may be of the password
+        raise SchemaError(f"{where}: PAYWATCH_DATABASE_URL cannot be read") from None
 
 
 def _reason(error: DBAPIError) -> str:
@@ -138,6 +141,8 @@ def show_url(url: str) -> str:
     try:
         parsed = make_url(url)
     except (SQLAlchemyError, ValueError):
+        return "the database"
+    if parsed.get_backend_name() != "sqlite" and not is_readable(url):
         return "the database"
     if parsed.get_backend_name() == "sqlite":
         return f"SQLite database {Path(parsed.database or ':memory:').absolute()}"

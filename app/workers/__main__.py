@@ -3,6 +3,8 @@
 import argparse
 import asyncio
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 from app.core.chains import load_chains
 from app.core.config import load_settings, read_environment
@@ -27,20 +29,35 @@ def _roles(text: str) -> list[str]:
 
 
 async def _main(roles: list[str]) -> None:
+    stop = stop_on_signals()  # first of all: until then a stop is no clean end
     settings = load_settings()
     configure_logging(settings.log_format, settings.log_level)
     settings.check_worker(roles)
     if not settings.redis_url:
         raise ConfigError("PAYWATCH_REDIS_URL is not set: without it the server runs the workers itself")
     chains = load_chains(settings.chains_file, read_environment())
-    await require_schema(settings)
-    stop = stop_on_signals()
-    loop_lag = LoopLag()
-    async with exposed_metrics(settings, loop_lag), asyncio.TaskGroup() as group:
-        lag = group.create_task(loop_lag.measure())
-        await run_workers(settings, chains, settings.redis_url, roles, stop)
-        lag.cancel()
+    if await _done_before(stop, require_schema(settings)):
+        loop_lag = LoopLag()
+        async with exposed_metrics(settings, loop_lag), asyncio.TaskGroup() as group:
+            lag = group.create_task(loop_lag.measure())
+            await run_workers(settings, chains, settings.redis_url, roles, stop)
+            lag.cancel()
     log.info("stopped")
+
+
+async def _done_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether `work` was done; a stop ends it, however long it would still wait. Raises what it raises."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            return False
+        await working
+        return True
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 def main() -> int:

@@ -37,8 +37,7 @@ async def embedded_redis() -> AsyncIterator[str]:
             yield f"unix://{socket}"
         finally:
             keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
+            await asyncio.gather(keeper, return_exceptions=True)
 
 
 @contextmanager
@@ -62,10 +61,19 @@ async def _keep(process: asyncio.subprocess.Process, socket: Path) -> None:
         while True:
             await process.wait()
             log.error("embedded redis died", returncode=process.returncode)
-            await asyncio.sleep(limits.WORKER_RESTART_S)
-            process = await _start(socket)
+            process = await _restart(socket)
     finally:
         await asyncio.shield(_end(process))
+
+
+async def _restart(socket: Path) -> asyncio.subprocess.Process:
+    """Try until it runs: what hinders it (a busy machine, no memory) passes, or a person sees to it."""
+    while True:
+        await asyncio.sleep(limits.WORKER_RESTART_S)
+        try:
+            return await _start(socket)
+        except Exception as error:  # noqa: BLE001 whatever it is, nobody else would try again
+            log.error("embedded redis is not back", reason=str(error))
 
 
 async def _start(socket: Path) -> asyncio.subprocess.Process:
@@ -82,16 +90,15 @@ async def _start(socket: Path) -> asyncio.subprocess.Process:
         process_group=0,  # Ctrl-C in a terminal goes to the server alone, which ends its Redis last
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
-    client = Redis(unix_socket_path=str(socket))
     try:
-        async with asyncio.timeout(limits.EMBEDDED_REDIS_START_S):
+        async with asyncio.timeout(limits.EMBEDDED_REDIS_START_S), Redis(unix_socket_path=str(socket)) as client:
             while not await _answers(client):  # noqa: ASYNC110 another process tells nobody
                 await asyncio.sleep(limits.JOB_POLL_S)
-    except TimeoutError:
-        await _end(process)
-        raise ConfigError(f"the embedded Redis ({binary}) did not start") from None
-    finally:
-        await client.aclose()
+    except BaseException as error:  # a cancellation too: nobody else knows of the process yet
+        await asyncio.shield(_end(process))
+        if isinstance(error, TimeoutError):
+            raise ConfigError(f"the embedded Redis ({binary}) did not start") from None
+        raise
     return process
 
 

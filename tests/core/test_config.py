@@ -159,7 +159,22 @@ def test_keystore_file_and_chains_file_are_plain_paths(monkeypatch: pytest.Monke
         ("PORT", "http", "integer"),
         ("PORT", "70000", "65535"),
         ("DATABASE_URL", "postgresql://u:hunter2@db/x", r"sqlite\+aiosqlite"),
+        ("DATABASE_URL", "postgresql+asyncpg://u:pa@hunter2@db/x", "percent-encode the password"),
+        ("DATABASE_URL", "postgresql+asyncpg://u:pa/hunter2@db/x", "percent-encode the password"),
+        ("DATABASE_URL", "postgresql+asyncpg://u:12/hunter2@db/x", "percent-encode the password"),
+        ("DATABASE_URL", "postgresql+asyncpg://u/v:hunter2@db/x", "percent-encode the password"),
+        ("DATABASE_URL", "postgresql+asyncpg://u:pa#hunter2@db/x", "percent-encode the password"),
+        ("DATABASE_URL", "postgresql+asyncpg://u:p@db:hunter2/x", "percent-encode the password"),
+        ("DATABASE_URL", "postgresql+asyncpg://u:hunter2@db:70000/x", "percent-encode the password"),
+        ("DATABASE_URL", "sqlite+aiosqlite://u:hunter2/x", "and a path"),
         ("REDIS_URL", "hunter2:6379", "redis://"),
+        ("REDIS_URL", "redis://:pa@hunter2@redis/0", "percent-encode the password"),
+        ("REDIS_URL", "redis://:12/hunter2@redis/0", "percent-encode the password"),
+        ("REDIS_URL", "redis://:12?hunter2@redis/0", "percent-encode the password"),
+        ("REDIS_URL", "redis://user:hunter2", "percent-encode the password"),
+        ("REDIS_URL", "redis://:hunter2[@redis", "percent-encode the password"),
+        ("REDIS_URL", "redis://:hunter2\u2100@redis", "percent-encode the password"),
+        ("REDIS_URL", "redis://redis?socket_timeout=hunter2", "has an option"),
         ("PUBLIC_URL", "pay.example.com", "https://"),
         ("PUBLIC_URL", "https://pay.example.com/?a=1", "https://"),
         ("MNEMONIC", "hunter2 " * 11, "12, 15, 18, 21 or 24 words, and has 11"),
@@ -183,6 +198,25 @@ def test_a_mistake_names_its_variable_and_hides_its_value(
         settings(monkeypatch, **{name: value})
     assert "hunter2" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql+asyncpg://u:p:q%40%2Fr@[::1]:5432/x?ssl=require"),
+        ("DATABASE_URL", "postgresql+asyncpg://u@/x?host=/var/run/postgresql"),
+        ("DATABASE_URL", "postgresql+asyncpg:///x"),
+        ("DATABASE_URL", "postgresql+asyncpg://u:p@db_1.example-host/x"),
+        ("DATABASE_URL", "sqlite+aiosqlite:////srv/a@b:c/paywatch.db"),
+        ("DATABASE_URL", "sqlite+aiosqlite://"),
+        ("REDIS_URL", "redis://redis"),
+        ("REDIS_URL", "rediss://user:p%40ss@redis.example.com:6380/2?socket_timeout=3"),
+        ("REDIS_URL", "unix:///run/redis.sock?db=1"),
+        ("REDIS_URL", "unix://:pw@/run/redis.sock"),
+    ],
+)
+def test_a_url_that_can_be_read_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert getattr(settings(monkeypatch, **{name: value}), name.lower()) == value
 
 
 def test_all_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,30 @@ import os
 import shutil
 import stat
 import sys
-from datetime import timedelta
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text, update
 
 from app.core import limits
+from app.core.secrets import rotated
 from app.db import dump, dump_sqlite, schema
 from app.db.dump import DumpError
 from app.db.engine import Database
-from app.db.models import ApiKey, ChainState, DepositAddress, Merchant, Payment
+from app.db.models import (
+    ApiKey,
+    ChainState,
+    DepositAddress,
+    Event,
+    Merchant,
+    Payment,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 from app.db.repositories import pauses
 from app.db.repositories.addresses import Indexes
 from app.db.schema import SchemaError
@@ -30,6 +43,17 @@ def tools(database_backend: Postgres | None, monkeypatch: pytest.MonkeyPatch) ->
     """PostgreSQL's tools of the tests' own server: others may be too old for it."""
     if database_backend is not None and database_backend.tools is not None:
         monkeypatch.setenv("PATH", f"{database_backend.tools}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
+async def older_server_url(database_backend: Postgres) -> AsyncIterator[str]:
+    """A database of a server of version 16; the tools are of the newest that the wheel has."""
+    if database_backend.is_external:
+        pytest.skip("PATH has the tools, and nobody knows of which version")
+    with Postgres(version=16) as server:
+        url = await server.create_database()
+        await schema.upgrade(url)
+        yield url
 
 
 async def fill(url: str, payments: int) -> None:
@@ -179,6 +203,144 @@ async def test_what_was_stopped_or_revoked_since_the_backup_stays_so(db_url: str
     assert paused == {pauses.WEBHOOKS: ("before", NOW), pauses.SWEEPING: ("the treasury moves", NOW)}
 
 
+@dataclass
+class Rows:
+    """A merchant with two endpoints, each of which is owed an event."""
+
+    db: Database
+
+    async def make(self) -> None:
+        async with self.db.write() as session:
+            await insert_merchant(session)
+            payment_id = await insert_payment(session)
+            session.add(
+                Event(
+                    id="evt_1",
+                    merchant_id="mer_1",
+                    payment_id=payment_id,
+                    type="payment.created",
+                    version=1,
+                    cause={},
+                    data={},
+                    created_at=NOW,
+                )
+            )
+            session.add_all(
+                WebhookEndpoint(id=name, merchant_id="mer_1", url="https://x", secret=b"first", created_at=NOW)
+                for name in ("whe_1", "whe_2", "whe_3")
+            )
+            await session.flush()
+            session.add_all(
+                WebhookDelivery(
+                    id=name,
+                    merchant_id="mer_1",
+                    payment_id=payment_id,
+                    event_id="evt_1",
+                    event_version=1,
+                    endpoint_id=name,
+                    url="https://x",
+                    receiver=name,
+                    status="pending",
+                    attempt_count=0,
+                    next_attempt_at=NOW,
+                    created_at=NOW,
+                )
+                for name in ("whe_1", "whe_2", "whe_3")
+            )
+
+    async def change(self, id_: str, **values: Any) -> None:
+        async with self.db.write() as session:
+            await session.execute(update(WebhookEndpoint).where(WebhookEndpoint.id == id_).values(**values))
+
+    async def rotate(self, at: datetime, secret: bytes) -> None:
+        """The secrets of the first endpoint and of the merchant."""
+        async with self.db.write() as session:
+            endpoint, merchant = (
+                await session.get_one(WebhookEndpoint, "whe_1"),
+                await session.get_one(Merchant, "mer_1"),
+            )
+            until = at + timedelta(days=1)
+            endpoint.old_secrets = rotated(endpoint.secret, endpoint.old_secrets, at, until)
+            merchant.old_webhook_secrets = rotated(merchant.webhook_secret, merchant.old_webhook_secrets, at, until)
+            endpoint.secret = merchant.webhook_secret = secret
+
+    async def secrets(self) -> list[tuple[bytes, list[str]]]:
+        async with self.db.read() as session:
+            endpoint, merchant = (
+                await session.get_one(WebhookEndpoint, "whe_1"),
+                await session.get_one(Merchant, "mer_1"),
+            )
+            return [
+                (endpoint.secret, [one["secret"] for one in endpoint.old_secrets]),
+                (merchant.webhook_secret, [one["secret"] for one in merchant.old_webhook_secrets]),
+            ]
+
+
+@pytest.fixture
+async def rows(db_url: str) -> AsyncIterator[Rows]:
+    made = Rows(Database(db_url))
+    await made.make()
+    yield made
+    await made.db.close()
+
+
+async def test_an_endpoint_that_ended_since_the_backup_gets_nothing(rows: Rows, db_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup"
+    await dump.dump(db_url, file)
+    await rows.change("whe_1", deleted_at=NOW)
+    await rows.change("whe_2", disabled_at=NOW, disabled_reason="gone")
+    await rows.db.close()
+    await dump.restore(db_url, file, replace=True)
+    async with rows.db.read() as session:
+        ended = {
+            row.id: (row.deleted_at, row.disabled_at, row.disabled_reason)
+            for row in await session.scalars(select(WebhookEndpoint))
+        }
+        owed = {
+            row.id: (row.status, row.dead_reason, row.next_attempt_at)
+            for row in await session.scalars(select(WebhookDelivery))
+        }
+    assert ended == {"whe_1": (NOW, None, None), "whe_2": (None, NOW, "gone"), "whe_3": (None, None, None)}
+    assert owed == {
+        "whe_1": ("dead", "endpoint_deleted", None),
+        "whe_2": ("dead", "endpoint_disabled", None),
+        "whe_3": ("pending", None, NOW),
+    }
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_a_secret_that_was_rotated_away_does_not_come_back(
+    rows: Rows, db_url: str, tmp_path: Path, before: int
+) -> None:
+    """Whether or not it was rotated before the backup too."""
+    file = tmp_path / "backup"
+    if before:
+        await rows.rotate(NOW, b"second")
+    await rows.db.close()
+    await dump.dump(db_url, file)
+    await rows.rotate(NOW + timedelta(hours=1), b"third")
+    expected = await rows.secrets()
+    await rows.db.close()
+    await dump.restore(db_url, file, replace=True)
+    assert await rows.secrets() == expected
+    assert expected[0] == (b"third", ["second", "first"] if before else ["first"])
+
+
+async def test_a_newer_secret_of_the_backup_is_kept(rows: Rows, db_url: str, tmp_path: Path) -> None:
+    """An older backup was restored first: what it replaces is older than itself."""
+    older, newer = tmp_path / "older", tmp_path / "newer"
+    await dump.dump(db_url, older)
+    await rows.rotate(NOW, b"second")
+    await dump.dump(db_url, newer)
+    expected = await rows.secrets()
+    await rows.db.close()
+    await schema.downgrade(db_url, "base")
+    await dump.restore(db_url, older)
+    await dump.restore(db_url, newer, replace=True)
+    assert await rows.secrets() == expected
+    assert expected[0] == (b"second", ["first"])
+
+
 @pytest.mark.parametrize("new_one", [False, True])
 async def test_where_the_stops_cannot_be_known_sweeping_starts_paused(
     db_url: str, tmp_path: Path, new_one: bool
@@ -270,6 +432,30 @@ async def test_a_restore_that_is_killed_leaves_nothing_that_a_server_would_start
 
 
 @sqlite_only
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("was", ["whole", "damaged", "removed"])
+async def test_root_restores_for_the_service(db_url: str, tmp_path: Path, was: str) -> None:
+    """Its file keeps owner and mode; a new one is for whoever owns the folder."""
+    file, folder = tmp_path / "backup", tmp_path / "data"
+    await dump.dump(db_url, file)
+    folder.mkdir()
+    os.chown(folder, 1234, 1235)
+    database = folder / "paywatch.db"
+    url = f"sqlite+aiosqlite:///{database}"
+    if was != "removed":
+        shutil.copyfile(file, database)
+        database.chmod(0o640)
+        os.chown(database, 1236, 1237)
+    if was == "damaged":
+        await log_of_a_killed_server(url, database)
+        database.write_bytes(b"noise" * 2000)
+    await dump.restore(url, file, replace=was != "removed")
+    found = database.stat()
+    expected = (1234, 1235, 0o600) if was == "removed" else (1236, 1237, 0o640)
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == expected
+
+
+@sqlite_only
 async def test_a_damaged_database_that_a_server_has_open_is_not_replaced(db_url: str, tmp_path: Path) -> None:
     file, database = tmp_path / "backup", tmp_path / "paywatch.db"
     await dump.dump(db_url, file)
@@ -319,6 +505,18 @@ async def test_half_a_backup_is_never_committed(db_url: str, tmp_path: Path) -> 
         with pytest.raises(DumpError, match="pg_restore: "):
             await dump.restore(db_url, file, replace=True)
         assert (await payments_and_next_index(db_url))[0] == 51
+
+
+@postgres_only
+async def test_tools_that_are_newer_than_the_server_restore_into_it(older_server_url: str, tmp_path: Path) -> None:
+    """They begin with a setting that PostgreSQL has since version 17."""
+    file = tmp_path / "backup"
+    await fill(older_server_url, 3)
+    await dump.dump(older_server_url, file)
+    await fill(older_server_url, 1)
+    await dump.restore(older_server_url, file, replace=True)
+    assert await schema.check(older_server_url) == ()
+    assert (await payments_and_next_index(older_server_url))[0] == 3
 
 
 async def test_an_empty_database_is_restored_into_and_a_used_one_only_when_told(db_url: str, tmp_path: Path) -> None:

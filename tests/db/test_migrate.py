@@ -141,8 +141,11 @@ async def test_what_a_downgrade_destroys_is_said_before_it_does(db_url: str, tmp
 
 
 async def test_going_down_to_nothing_names_the_addresses_that_come_again(db_url: str, tmp_path: Path) -> None:
-    """At a terminal it asks; elsewhere the word for it is `base`."""
+    """At a terminal it asks; elsewhere it wants to be told."""
     await execute(db_url, ADDRESS)
+    untold = await migrate(db_url, tmp_path, "downgrade", "base")
+    assert (untold.code, "nothing was changed; add --yes" in untold.err, "Undid" in untold.out) == (1, True, False)
+    assert await schema.check(db_url) == ()
     ours, theirs = pty.openpty()
     try:
         os.write(ours, b"n\n")

@@ -416,7 +416,8 @@ async def test_two_heads_are_an_error_with_a_name(db_url: str, versions: Path) -
     [
         ("postgresql+asyncpg://u:hunter2@127.0.0.1:1/x", "PostgreSQL database x at 127.0.0.1:1: .*Connect call failed"),
         ("postgresql+asyncpg://u:hunter2@127.0.0.1:1/x?sslmode=require", "unexpected .*sslmode.*PAYWATCH_DATABASE_URL"),
-        ("postgresql+asyncpg://u:hunter2@127.0.0.1:port/x", "the database: invalid literal"),
+        ("postgresql+asyncpg://u:hunter2@127.0.0.1:port/x", "^the database: PAYWATCH_DATABASE_URL cannot be read$"),
+        ("postgresql+asyncpg://u:a@b:hunter2@127.0.0.1/x", "^the database: PAYWATCH_DATABASE_URL cannot be read$"),
         ("sqlite+aiosqlite:////proc/nowhere/x.db", "No such file"),
         ("sqlite+aiosqlite:////tmp", "unable to open"),
     ],

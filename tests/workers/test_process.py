@@ -3,9 +3,12 @@
 import asyncio
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +23,9 @@ from app.core.loop_lag import LoopLag
 from app.workers import __main__ as worker
 from app.workers.exposed import exposed_metrics
 from devnet.ports import free_port
+from tests.cli.test_cli import CHAINS
 from tests.support.exposition import read_exposition
+from tests.support.forks import ForkedProgram
 
 
 def settings(**changed: Any) -> Settings:
@@ -78,6 +83,39 @@ def logging_put_back() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
+
+
+async def test_a_stop_while_a_worker_starts_ends_it_at_once_and_well(tmp_path: Path) -> None:
+    """Its database takes the connection, and says nothing."""
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    (tmp_path / "chains.yaml").write_text(CHAINS)
+    database = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = database.sockets[0].getsockname()[1]
+    variables = {
+        "PAYWATCH_DATABASE_URL": f"postgresql+asyncpg://u:p@127.0.0.1:{port}/x",
+        "PAYWATCH_REDIS_URL": "redis://127.0.0.1:1",
+        "PAYWATCH_SECRET_KEY": "0123456789abcdef0123456789abcdef",
+    }
+    program = ForkedProgram(("-m", "app.workers"), env={"PATH": os.environ["PATH"]} | variables, cwd=tmp_path)
+    try:
+        async with asyncio.timeout(30):
+            while not asked.is_set() and program.is_running:
+                await asyncio.sleep(0.01)
+            assert asked.is_set(), program.log()
+        os.kill(program.pid, signal.SIGTERM)
+        async with asyncio.timeout(limits.DB_CONNECT_TIMEOUT_S - 1):
+            while program.is_running:
+                await asyncio.sleep(0.01)
+        assert program.exit_code == 0, program.log()
+    finally:
+        program.stop()
+        database.close()
 
 
 def _run_worker(monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Awaitable[None]]) -> int:

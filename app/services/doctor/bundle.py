@@ -22,6 +22,7 @@ from app.core import limits
 from app.core.chains import Chain
 from app.core.clock import utc_now
 from app.core.config import Settings, read_environment
+from app.core.connection_url import is_readable
 from app.core.errors import ConfigError, PaywatchError
 from app.core.evm import checksum
 from app.core.logger import REDACTED, redact, redact_url
@@ -90,7 +91,14 @@ def _known_secrets(patient: Patient | None) -> Iterable[str]:
 
 
 def _secret_parts(url: str) -> Iterable[str]:
-    """A URL's password, and what stands behind its host: keys stand in paths and in queries."""
+    """A URL's password, and what stands behind its host: keys stand in paths and in queries.
+
+    Of one that cannot be read each part may be of its password.
+    """
+    if not is_readable(url):
+        rest = url.partition("://")[2]
+        yield from (rest, *re.split(r"[@:/?#]", rest))
+        return
     try:
         parts = urlsplit(url)
     except ValueError:

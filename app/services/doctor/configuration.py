@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.blockchain.manager import BlockchainManager
 from app.blockchain.wallet import AddressDeriver
@@ -76,19 +77,29 @@ def make_patient(settings: Settings, chains: ChainsFile) -> Patient:
     """Everything that can be opened without asking or making anything."""
     if settings.embedded and not settings.has_private_key:
         chains = chains.without_sweeping()
-    missing = is_missing_file(settings.database_url)
+    db, problem = _database(settings.database_url)
     context = Context(
         settings=settings,
         chains=chains,
-        db=Database(_NOWHERE if missing else settings.database_url),  # an engine makes the folder of its file
+        db=db,
         nodes=BlockchainManager(chains.enabled),
         box=SecretBox(secret_key(settings) or "none"),
         guard=NetGuard(settings.webhook_allow_networks),
     )
     patient = Patient(context, settings.redis_url or _embedded_redis(settings))
-    if missing:
-        patient.down["database"] = f"{show_url(settings.database_url)} is not there"
+    if problem is not None:
+        patient.down["database"] = problem
     return patient
+
+
+def _database(url: str) -> tuple[Database, str | None]:
+    """The database, or a stand-in and why: an engine makes the folder of its file, or is refused."""
+    try:
+        if not is_missing_file(url):
+            return Database(url), None
+    except (PaywatchError, SQLAlchemyError, OSError) as error:
+        return Database(_NOWHERE), f"{show_url(url)} cannot be opened: {type(error).__name__}"
+    return Database(_NOWHERE), f"{show_url(url)} is not there"
 
 
 async def check_secrets(patient: Patient) -> list[Finding]:
