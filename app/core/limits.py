@@ -41,6 +41,8 @@ WEBHOOK_SILENCE_S: Final = 129_600  # a day and a half without a failure is over
 WEBHOOK_OLD_SECRET_S: Final = 86_400  # a day to roll a new secret out, as the design says
 WEBHOOK_OLD_SECRETS: Final = 4  # of one endpoint at once: each is one more signature in every request
 WEBHOOK_REPLAY_ROWS: Final = 1_000  # one call of the bulk replay: a transaction of well under a second
+WEBHOOK_END_ROWS: Final = 1_000  # made dead in one transaction: others wait for its locks, a tenth of a second
+WEBHOOK_END_PAUSE_S: Final = 0.1  # between two such transactions in a row, in which SQLite's other writers get on
 
 # What a request may hold (DESIGN section 6)
 BODY_BYTES: Final = 65_536  # a payment is under 6 KiB at its largest; read no more of a stranger's body

@@ -14,6 +14,7 @@ from app.core.queue import HOUSEKEEPING_TASK, WEBHOOK_TASK
 from app.services.context import Context
 from app.services.idempotency import forget_old
 from app.services.webhook import DueDelivery, Outcome, claim, record, send
+from app.services.webhook_backlog import end_some
 from app.workers.job import job
 
 log = get_logger(__name__)
@@ -43,6 +44,7 @@ class Sender:
         structlog.contextvars.bind_contextvars(task=WEBHOOK_TASK)  # of this asyncio task alone, and those it makes
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self.wake())
+        ending = asyncio.create_task(self._end_backlogs(stop))
         try:
             while not stop.is_set():
                 self._woken.clear()
@@ -52,9 +54,9 @@ class Sender:
                 await asyncio.wait(self._under_way, timeout=limits.WORKER_STOP_S)
         finally:
             stopping.cancel()
-            for task in self._under_way:
+            for task in (ending, *self._under_way):
                 task.cancel()
-            await asyncio.gather(*self._under_way, return_exceptions=True)
+            await asyncio.gather(ending, *self._under_way, return_exceptions=True)
             await self._write()
 
     async def _turn(self) -> int:
@@ -103,6 +105,20 @@ class Sender:
         if not task.cancelled() and (error := task.exception()) is not None:
             report_error(log, error)
         self.wake()  # its receiver has room for the next one
+
+    async def _end_backlogs(self, stop: asyncio.Event) -> None:
+        """End what receivers that get nothing more are still owed. It waits for nobody, and nobody waits for it."""
+        while not stop.is_set():
+            ended = 0
+            try:
+                ended = await end_some(self.context)
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                log.error("ending webhooks failed", reason=f"{type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 it is reported, and the next turn tries again
+                report_error(log, error)
+            with contextlib.suppress(TimeoutError):
+                pause_s = limits.WEBHOOK_END_PAUSE_S if ended else limits.WEBHOOK_TICK_S
+                await asyncio.wait_for(stop.wait(), pause_s)
 
     async def _rest(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from app.core import limits
 from app.core.netguard import guarded_client
@@ -152,3 +153,69 @@ async def test_a_stop_lets_the_receivers_answer_that_do_so_in_time(
         go_on.set()
         await loop
     assert [row.status for row in await rows(gateway)] == ["delivered"]
+
+
+async def test_the_backlog_of_a_closed_endpoint_is_ended_beside_the_sending(
+    gateway: Gateway, client: httpx.AsyncClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 1)
+    monkeypatch.setattr(limits, "WEBHOOK_END_PAUSE_S", 0.0)
+    closed = (await client.post("/v1/webhook_endpoints", json={"url": receiver.url_for("/closed")})).json()["id"]
+    for _ in range(5):
+        await create_payment(client)
+    await client.delete(f"/v1/webhook_endpoints/{closed}")
+    await create_payment(client, webhook_url=receiver.url)
+    async with running(gateway):
+        found = await statuses(gateway, lambda found: found["pending"] == 0)
+    assert found == {"dead": 5, "delivered": 1}
+    assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("trouble", [TimeoutError(), ZeroDivisionError()], ids=["outage", "mistake"])
+async def test_a_backlog_that_cannot_be_ended_stops_no_sending_and_is_tried_again(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_TICK_S", 0.05)
+    tried, may_work, real = 0, asyncio.Event(), webhook.end_some
+
+    async def fails(*args: Any) -> int:
+        nonlocal tried
+        tried += 1
+        if may_work.is_set():
+            return await real(*args)
+        raise trouble
+
+    monkeypatch.setattr(webhook, "end_some", fails)
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 1)
+    closed = (await client.post("/v1/webhook_endpoints", json={"url": receiver.url_for("/closed")})).json()["id"]
+    for _ in range(3):
+        await create_payment(client)
+    await client.delete(f"/v1/webhook_endpoints/{closed}")
+    with capture_logs() as logs:
+        async with running(gateway):
+            async with asyncio.timeout(DEADLINE_S):
+                while tried < 3:
+                    await asyncio.sleep(0.02)
+            await create_payment(client, webhook_url=receiver.url)
+            await receiver.wait_for_count(1)
+            may_work.set()
+            await statuses(gateway, lambda found: found == {"dead": 3, "delivered": 1})
+    assert len([entry for entry in logs if entry["log_level"] == "error"]) >= 3
+
+
+async def test_a_stop_does_not_wait_for_a_backlog(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = asyncio.Event()
+
+    async def hang(*args: Any) -> int:
+        began.set()
+        await asyncio.sleep(600)
+        return 0
+
+    monkeypatch.setattr(webhook, "end_some", hang)
+    async with asyncio.timeout(5):
+        async with running(gateway):
+            await began.wait()
