@@ -27,7 +27,7 @@ from app.services.webhook import Outcome, claim, probe_delay_s, record, retry_de
 from app.services.webhook_backlog import end_some
 from app.services.webhook_post import retry_after_s
 from tests.core.test_netguard import Listener, resolve_as
-from tests.support.gateway import create_payment
+from tests.support.gateway import add_merchant, client_of, create_payment
 from tests.support.outbox import attempts, end_leases, killed, make_due, rows, send_all, send_due
 from tests.support.receiver import HANG, Receiver, Reply
 
@@ -674,6 +674,42 @@ async def test_a_new_url_is_where_a_backlog_goes_and_none_of_its_rows_is_touched
     await client.patch(f"{ENDPOINTS}/{endpoint}", json={"url": old})
     log = (await client.get("/v1/webhook_deliveries")).json()["data"]
     assert {(each["status"], each["url"]) for each in log} == {("delivered", new)}  # where they were sent
+
+
+# --- turns
+
+
+async def test_a_merchant_with_many_hosts_that_hang_leaves_another_ones_turn(
+    gateway: Gateway, client: httpx.AsyncClient
+) -> None:
+    for number in range(1, 9):
+        for _ in range(2):
+            await create_payment(client, webhook_url=f"http://127.0.1.{number}:9/")
+    assert len(await claim(gateway.context, 6)) == 6
+    await add_merchant(gateway, "pwk_of_another")
+    async with client_of(gateway, "pwk_of_another") as another:
+        for number in range(1, 5):
+            await create_payment(another, webhook_url=f"http://127.0.2.{number}:9/")
+        mine = {each["id"] for each in (await another.get("/v1/payments")).json()["data"]}
+    claimed = await claim(gateway.context, 5)
+    assert sum(each.payment_id in mine for each in claimed) == 4  # the first one has six under way
+    assert len(await claim(gateway.context, 50)) == 16 - 7  # and takes all that nobody else wants
+
+
+async def test_one_hosts_backlog_does_not_put_its_merchants_turn_off(
+    gateway: Gateway, client: httpx.AsyncClient
+) -> None:
+    """What is beyond a receiver's share is in no line."""
+    for _ in range(10):
+        await create_payment(client, webhook_url="http://127.0.1.1:9/")
+    last = await create_payment(client, webhook_url="http://127.0.1.2:9/")
+    await add_merchant(gateway, "pwk_of_another")
+    async with client_of(gateway, "pwk_of_another") as another:
+        for number in range(1, 4):
+            await create_payment(another, webhook_url=f"http://127.0.2.{number}:9/")
+    claimed = {each.payment_id for each in await claim(gateway.context, 4)}
+    assert last["id"] in claimed
+    assert len(claimed) == 4
 
 
 # --- no way inside

@@ -134,9 +134,11 @@ async def lock_endpoint(session: AsyncSession, endpoint_id: str) -> WebhookEndpo
 
 
 async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime, rows: int) -> list[DueDelivery]:
-    """Lease at most `rows` due deliveries so that no other sender takes them, every receiver's oldest first.
+    """Lease at most `rows` due deliveries so that no other sender takes them; merchants take turns, and so do the
+    receivers of each, every receiver's oldest first.
 
-    A receiver never gets more than `WEBHOOK_ENDPOINT_CONCURRENCY` at once, and one that keeps
+    A merchant's turn counts what it has under way, so that one with many receivers that hang takes no more sockets
+    than others leave. A receiver never gets more than `WEBHOOK_ENDPOINT_CONCURRENCY` at once, and one that keeps
     failing a single one when its next probe is due (or a person asked for it), so that a slow or dead one keeps no
     others waiting. A payment's events reach a receiver in order while it answers: a later one waits for the first
     attempt of an earlier one, and no longer.
@@ -148,7 +150,7 @@ async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime
         select(WebhookDelivery.id)
         .join(takeable, takeable.c.id == WebhookDelivery.id)
         .where(_is_free(now))  # asked of locked rows
-        .order_by(takeable.c.rank, WebhookDelivery.id)
+        .order_by(takeable.c.turn, takeable.c.rank, WebhookDelivery.id)
         .limit(rows)
         .with_for_update(of=WebhookDelivery, skip_locked=True)
     )
@@ -175,7 +177,7 @@ def _is_free(now: datetime) -> ColumnElement[bool]:
 
 
 def _takeable(now: datetime, without_room: Collection[str]) -> Subquery:
-    """What is due and within its receiver's share: `rank` is its place at its receiver."""
+    """What is due and within its receiver's share: `rank` is its place at its receiver, `turn` at its merchant."""
     earlier = aliased(WebhookDelivery)
     waits_for_earlier = exists().where(
         earlier.payment_id == WebhookDelivery.payment_id,
@@ -190,6 +192,7 @@ def _takeable(now: datetime, without_room: Collection[str]) -> Subquery:
     due = (
         select(
             WebhookDelivery.id,
+            WebhookDelivery.merchant_id,
             (rank + func.coalesce(of_receiver.c.number, 0)).label("rank"),
             case((is_failing, 1), else_=limits.WEBHOOK_ENDPOINT_CONCURRENCY).label("share"),
         )
@@ -203,7 +206,14 @@ def _takeable(now: datetime, without_room: Collection[str]) -> Subquery:
         )
         .subquery()
     )
-    return select(due.c.id, due.c.rank).where(due.c.rank <= due.c.share).subquery()
+    of_merchant = _in_flight(WebhookDelivery.merchant_id, now)
+    turn = func.row_number().over(partition_by=due.c.merchant_id, order_by=(due.c.rank, due.c.id))
+    return (
+        select(due.c.id, due.c.rank, (turn + func.coalesce(of_merchant.c.number, 0)).label("turn"))
+        .outerjoin(of_merchant, of_merchant.c.whose == due.c.merchant_id)
+        .where(due.c.rank <= due.c.share)
+        .subquery()
+    )
 
 
 def _in_flight(whose: InstrumentedAttribute[str], now: datetime) -> Subquery:
