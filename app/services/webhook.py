@@ -22,7 +22,17 @@ from app.services.endpoints import DisabledReason
 from app.services.webhook_backlog import end_given_up
 from app.services.webhook_post import GONE, OUR_MISTAKES, Attempt, Message, post
 
-__all__ = ["Attempt", "DueDelivery", "Outcome", "claim", "probe_delay_s", "record", "retry_delay_s", "send"]
+__all__ = [
+    "Attempt",
+    "DueDelivery",
+    "Outcome",
+    "claim",
+    "forget_silent",
+    "probe_delay_s",
+    "record",
+    "retry_delay_s",
+    "send",
+]
 
 log = get_logger(__name__)
 
@@ -118,6 +128,18 @@ async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
                 await endpoints.disable_failed(session, endpoint_id, reason, delivery.url, delivery.id)
         except (SQLAlchemyError, OSError, TimeoutError) as error:  # the attempts are stored; the next failure disables
             log.error("disabling a webhook endpoint failed", endpoint=endpoint_id, reason=f"{type(error).__name__}")
+
+
+async def forget_silent(session: AsyncSession) -> int:
+    """Delete what is known of receivers that have not failed for `WEBHOOK_SILENCE_S`, whose next failure begins anew;
+    returns how many, `HOUSEKEEPING_ROWS` at most.
+
+    None while webhooks are paused: a pause is no silence, and its end puts the receivers' times off by as much.
+    """
+    if await pauses.webhooks_paused(session):
+        return 0
+    before = utc_now() - timedelta(seconds=limits.WEBHOOK_SILENCE_S)
+    return await webhooks.forget_silent(session, before, limits.HOUSEKEEPING_ROWS)
 
 
 def retry_delay_s(failure_count: int, retry_after_s: float | None = None) -> float | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ from app.core.logger import get_logger, report_error
 from app.core.queue import HOUSEKEEPING_TASK, WEBHOOK_TASK
 from app.services.context import Context
 from app.services.idempotency import forget_old
-from app.services.webhook import DueDelivery, Outcome, claim, record, send
+from app.services.webhook import DueDelivery, Outcome, claim, forget_silent, record, send
 from app.services.webhook_backlog import end_some
 from app.workers.job import job
 
@@ -117,7 +118,7 @@ class Sender:
             except Exception as error:  # noqa: BLE001 it is reported, and the next turn tries again
                 report_error(log, error)
             with contextlib.suppress(TimeoutError):
-                pause_s = limits.WEBHOOK_END_PAUSE_S if ended else limits.WEBHOOK_TICK_S
+                pause_s = limits.BATCH_PAUSE_S if ended else limits.WEBHOOK_TICK_S
                 await asyncio.wait_for(stop.wait(), pause_s)
 
     async def _rest(self) -> None:
@@ -134,7 +135,16 @@ async def send_webhook_task(ctx: dict[str, Any]) -> None:
 
 @job(HOUSEKEEPING_TASK)
 async def housekeeping(ctx: dict[str, Any]) -> None:
-    """Forget what is no longer needed: the answers of old idempotency keys."""
+    """Forget what is no longer needed: old failures of receivers, and the answers of old idempotency keys.
+
+    In batches, for `HOUSEKEEPING_S`; what is left then is the next turn's.
+    """
     sender: Sender = ctx["sender"]
-    async with sender.context.db.write() as session:
-        await forget_old(session)
+    until = time.monotonic() + limits.HOUSEKEEPING_S
+    for forget in (forget_silent, forget_old):
+        while time.monotonic() < until:
+            async with sender.context.db.write() as session:
+                forgotten = await forget(session)
+            if forgotten < limits.HOUSEKEEPING_ROWS:
+                break
+            await asyncio.sleep(limits.BATCH_PAUSE_S)

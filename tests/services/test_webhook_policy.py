@@ -17,13 +17,13 @@ from structlog.testing import capture_logs
 from app.core import limits
 from app.core.clock import rfc3339, utc_now
 from app.core.netguard import NetGuard, guarded_client
-from app.db.models import Merchant, WebhookDelivery, WebhookEndpoint, WebhookReceiver
+from app.db.models import Merchant, Pause, WebhookDelivery, WebhookEndpoint, WebhookReceiver
 from app.db.repositories import webhook_backlog, webhooks
 from app.services import endpoints, pauses, webhook
 from app.services.context import Context
 from app.services.endpoints import send_test
 from app.services.gateway import Gateway
-from app.services.webhook import Outcome, claim, probe_delay_s, record, retry_delay_s, send
+from app.services.webhook import Outcome, claim, forget_silent, probe_delay_s, record, retry_delay_s, send
 from app.services.webhook_backlog import end_some
 from app.services.webhook_post import retry_after_s
 from tests.core.test_netguard import Listener, resolve_as
@@ -674,6 +674,43 @@ async def test_a_new_url_is_where_a_backlog_goes_and_none_of_its_rows_is_touched
     await client.patch(f"{ENDPOINTS}/{endpoint}", json={"url": old})
     log = (await client.get("/v1/webhook_deliveries")).json()["data"]
     assert {(each["status"], each["url"]) for each in log} == {("delivered", new)}  # where they were sent
+
+
+# --- silence
+
+
+async def test_a_receiver_that_was_silent_for_long_is_forgotten_and_one_that_fails_now_and_then_is_not(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HOUSEKEEPING_ROWS", 2)
+    silence, now = timedelta(seconds=limits.WEBHOOK_SILENCE_S), utc_now()
+    times = {name: now - silence - timedelta(minutes=1) for name in ("a", "b", "c")}
+    times["fails"] = now - silence + timedelta(minutes=1)
+    async with gateway.context.db.write() as session:
+        for name, at in times.items():
+            session.add(WebhookReceiver(receiver=name, failure_count=50, failing_since=at, last_failed_at=at))
+    for expected in (2, 1, 0):
+        async with gateway.context.db.write() as session:
+            assert await forget_silent(session) == expected
+    assert (await failing(gateway)).receiver == "fails"
+
+
+async def test_a_pause_is_no_silence(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    receiver.answer(500)
+    await create_payment(client, webhook_url=receiver.url)
+    await send_due(gateway.context, sender)
+    assert await pauses.pause(gateway.context, pauses.WEBHOOKS, "receivers move", "op")
+    lasted = timedelta(seconds=2 * limits.WEBHOOK_SILENCE_S)
+    async with gateway.context.db.write() as session:
+        await session.execute(update(Pause).values(since=utc_now() - lasted))
+    await change_failing(gateway, failing_since=utc_now() - lasted, last_failed_at=utc_now() - lasted)
+    for _ in range(2):
+        async with gateway.context.db.write() as session:
+            assert await forget_silent(session) == 0
+        await pauses.resume(gateway.context, pauses.WEBHOOKS, "op")
+    assert utc_now() - (await failing(gateway)).last_failed_at < timedelta(minutes=5)
 
 
 # --- turns

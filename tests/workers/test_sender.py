@@ -17,8 +17,8 @@ from app.core.netguard import guarded_client
 from app.services.gateway import Gateway
 from app.services.webhook import Attempt
 from app.workers import webhook
-from app.workers.webhook import Sender, send_webhook_task
-from tests.support.gateway import create_payment
+from app.workers.webhook import Sender, housekeeping, send_webhook_task
+from tests.support.gateway import create_payment, row_counts
 from tests.support.outbox import attempts, rows
 from tests.support.receiver import HANG, Receiver
 
@@ -159,7 +159,7 @@ async def test_the_backlog_of_a_closed_endpoint_is_ended_beside_the_sending(
     gateway: Gateway, client: httpx.AsyncClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 1)
-    monkeypatch.setattr(limits, "WEBHOOK_END_PAUSE_S", 0.0)
+    monkeypatch.setattr(limits, "BATCH_PAUSE_S", 0.0)
     closed = (await client.post("/v1/webhook_endpoints", json={"url": receiver.url_for("/closed")})).json()["id"]
     for _ in range(5):
         await create_payment(client)
@@ -219,3 +219,25 @@ async def test_a_stop_does_not_wait_for_a_backlog(gateway: Gateway, monkeypatch:
     async with asyncio.timeout(5):
         async with running(gateway):
             await began.wait()
+
+
+async def test_housekeeping_forgets_in_batches_until_nothing_old_is_left_or_its_time_is_up(
+    gateway: Gateway, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def left() -> int:
+        return (await row_counts(gateway.context.db))["idempotency_keys"]
+
+    monkeypatch.setattr(limits, "HOUSEKEEPING_ROWS", 2)
+    monkeypatch.setattr(limits, "BATCH_PAUSE_S", 0.0)
+    monkeypatch.setattr(limits, "IDEMPOTENCY_KEEP_S", 0)
+    for number in range(5):
+        body = {"chain": "devnet", "token": "USDC", "amount": "1"}
+        await client.post("/v1/payments", json=body, headers={"Idempotency-Key": str(number)})
+    async with guarded_client(gateway.context.guard) as http:
+        ctx = {"sender": Sender(gateway.context, http)}
+        with monkeypatch.context() as patch:
+            patch.setattr(limits, "HOUSEKEEPING_S", 0.0)
+            await housekeeping(ctx)
+        assert await left() == 5
+        await housekeeping(ctx)
+    assert await left() == 0

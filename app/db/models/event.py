@@ -53,7 +53,8 @@ class WebhookEndpoint(Base):
 
 
 class WebhookReceiver(Base):
-    """A receiver that fails at present. The first good answer deletes the row, so a healthy one has none."""
+    """A receiver that fails at present. The first good answer deletes the row, so a healthy one has none; and so does
+    housekeeping after a long silence."""
 
     __tablename__ = "webhook_receivers"
 

@@ -323,6 +323,14 @@ async def forget_failures(session: AsyncSession, *receivers: str) -> None:
         await session.execute(delete(WebhookReceiver).where(WebhookReceiver.receiver.in_(receivers)))
 
 
+async def forget_silent(session: AsyncSession, before: datetime, rows: int) -> int:
+    """Forget at most so many receivers whose last failure was before then; returns how many."""
+    silent = select(WebhookReceiver.receiver).where(WebhookReceiver.last_failed_at < before).limit(rows)
+    receivers = list(await session.scalars(silent.with_for_update(skip_locked=True)))  # others lock them in order
+    await forget_failures(session, *receivers)
+    return len(receivers)
+
+
 async def forgive_pause(session: AsyncSession, since: datetime, until: datetime) -> None:
     """Let the time of a pause count for nothing in how long receivers have been failing: nobody asked them then.
 
