@@ -540,6 +540,8 @@ async def test_an_endpoint_that_is_enabled_before_its_backlog_is_ended_gets_what
     assert await end_some(gateway.context) == 1
     await client.patch(path, json={"enabled": True})
     assert await end_some(gateway.context) == 0
+    async with gateway.context.db.write() as session:  # by somebody who saw it disabled
+        assert await webhook_backlog.hold_closed(session, path.rpartition("/")[2]) is None
     assert await send_all(gateway.context, sender) == 1
     assert await reasons(gateway) == {"endpoint_disabled": 2, "delivered": 1}
 
@@ -630,6 +632,8 @@ async def test_what_fails_late_ends_nothing_that_was_made_after_a_host_was_given
     attempt = await send(gateway.context, sender, late)
     await give_up(gateway, sender)
     assert await pauses.pause(gateway.context, pauses.WEBHOOKS, "receivers move", "op")
+    async with gateway.context.db.write() as session:  # what gave it up was under way when the pause began
+        await session.execute(update(Pause).values(since=utc_now() - timedelta(minutes=1)))
     newer = await create_payment(client, webhook_url=receiver.url)
     assert await pauses.resume(gateway.context, pauses.WEBHOOKS, "op")
     await record(gateway.context, [Outcome(late, attempt)])
