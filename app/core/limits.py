@@ -41,6 +41,7 @@ WEBHOOK_SILENCE_S: Final = 129_600  # a day and a half without a failure is over
 WEBHOOK_OLD_SECRET_S: Final = 86_400  # a day to roll a new secret out, as the design says
 WEBHOOK_OLD_SECRETS: Final = 4  # of one endpoint at once: each is one more signature in every request
 WEBHOOK_REPLAY_ROWS: Final = 1_000  # one call of the bulk replay: a transaction of well under a second
+WEBHOOK_END_ROWS: Final = 1_000  # made dead in one transaction: others wait for its locks, a tenth of a second
 
 # What a request may hold (DESIGN section 6)
 BODY_BYTES: Final = 65_536  # a payment is under 6 KiB at its largest; read no more of a stranger's body
@@ -161,7 +162,10 @@ REDIS_HEALTH_CHECK_S: Final = 15  # an idle connection is tried before it is use
 JOB_EXPIRES_S: Final = 60  # a wake-up that nobody took by then has been repeated many times over
 JOB_POLL_S: Final = 0.05  # arq's own default of half a second would be added to every wake-up
 JOBS_AT_ONCE: Final = 20  # of one role in one process
-HOUSEKEEPING_EVERY_S: Final = 3_600.0  # nothing that it deletes is in anybody's way
+HOUSEKEEPING_EVERY_S: Final = 60.0  # nothing that it deletes is in anybody's way; a turn keeps up with a busy minute
+HOUSEKEEPING_S: Final = 5.0  # of one turn, whose last statement may take as long as any and still be in its job's time
+HOUSEKEEPING_ROWS: Final = 1_000  # deleted in one transaction: an answer is some KB, and SQLite has one writer
+BATCH_PAUSE_S: Final = 0.1  # between two of many transactions in a row, in which SQLite's other writers get on
 JOB_TRIES: Final = 5  # a job that dies with its worker is taken up again; the next wake-up does it anyway
 HEARTBEAT_S: Final = 5  # a worker's sign of life
 HEARTBEAT_EXPIRE_S: Final = 20  # a loaded machine may miss two of them; a killed worker is known for dead by then

@@ -48,13 +48,6 @@ _ENDED: Final = """
     disabled_reason = CASE WHEN new.disabled_at IS NULL THEN old.disabled_reason ELSE new.disabled_reason END
     FROM {replaced}.webhook_endpoints AS old WHERE old.id = new.id
 """
-# As when an endpoint is deleted or disabled: senders go by the delivery alone.
-_ENDED_DELIVERIES: Final = """
-    UPDATE {restored}.webhook_deliveries AS new SET status = 'dead', next_attempt_at = NULL, manual = false,
-    dead_reason = CASE WHEN endpoint.deleted_at IS NULL THEN 'endpoint_disabled' ELSE 'endpoint_deleted' END
-    FROM {restored}.webhook_endpoints AS endpoint WHERE endpoint.id = new.endpoint_id AND new.status = 'pending'
-    AND (endpoint.deleted_at IS NOT NULL OR endpoint.disabled_at IS NOT NULL)
-"""
 # A rotation puts the old secret first, until a later time than any before it.
 _ROTATED: Final = """
     UPDATE {{restored}}.{table} AS new SET {now} = old.{now}, {before} = old.{before}
@@ -70,7 +63,6 @@ TAKEN_OVER: Final = (
     (ApiKey.__tablename__, _KEYS),
     (ApiKey.__tablename__, _REVOKED),
     (ENDPOINTS, _ENDED),
-    (ENDPOINTS, _ENDED_DELIVERIES),
     (ENDPOINTS, _ENDPOINT_SECRETS),
     (MERCHANTS, _MERCHANT_SECRETS),
 )

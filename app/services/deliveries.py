@@ -78,8 +78,8 @@ async def list_deliveries(
 ) -> tuple[list[DeliveryView], str | None]:
     """The delivery log, newest first, each with its attempts."""
     rows = await webhooks.list_deliveries(session, merchant_id, status, payment_id, endpoint_id, before_id, limit + 1)
-    attempts = await webhooks.list_attempts(session, [row.id for row, _ in rows[:limit]])
-    views = [_delivery_view(row, event_type, attempts.get(row.id, [])) for row, event_type in rows[:limit]]
+    attempts = await webhooks.list_attempts(session, [row.id for row, _, _ in rows[:limit]])
+    views = [_delivery_view(row, event_type, url, attempts.get(row.id, [])) for row, event_type, url in rows[:limit]]
     return views, rows[limit - 1][0].id if len(rows) > limit else None
 
 
@@ -99,7 +99,7 @@ async def replay(session: AsyncSession, merchant_id: str, delivery_id: str) -> D
         raise Conflict("the delivery is being sent at this moment")
     _send_again(row, endpoint, now)
     attempts = await webhooks.list_attempts(session, [row.id])
-    return _delivery_view(row, event_type, attempts.get(row.id, []))
+    return _delivery_view(row, event_type, row.url, attempts.get(row.id, []))
 
 
 async def replay_dead(session: AsyncSession, merchant_id: str, since: datetime, endpoint_id: str | None) -> Replayed:
@@ -152,14 +152,14 @@ def _send_again(row: WebhookDelivery, endpoint: HeldEndpoint | None, now: dateti
         row.url = endpoint.url
 
 
-def _delivery_view(row: WebhookDelivery, event_type: str, attempts: list[WebhookAttempt]) -> DeliveryView:
+def _delivery_view(row: WebhookDelivery, event_type: str, url: str, attempts: list[WebhookAttempt]) -> DeliveryView:
     return DeliveryView(
         id=row.id,
         event_id=row.event_id,
         event_type=event_type,  # type: ignore[arg-type]
         payment_id=row.payment_id,
         endpoint_id=row.endpoint_id,
-        url=row.url,
+        url=url,
         status=row.status,  # type: ignore[arg-type]
         dead_reason=row.dead_reason,  # type: ignore[arg-type]
         attempt_count=row.attempt_count,

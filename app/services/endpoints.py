@@ -14,7 +14,7 @@ from app.core.ids import new_id
 from app.core.logger import get_logger, redact_url
 from app.core.secrets import new_webhook_secret, rotated, signing_secrets
 from app.db.models import Event, WebhookEndpoint
-from app.db.repositories import merchants, webhooks
+from app.db.repositories import merchants, webhook_backlog, webhooks
 from app.services.context import Context
 from app.services.decide import EventType
 from app.services.views import View
@@ -108,7 +108,6 @@ async def update_endpoint(
     if changes.get("url") is not None and changes["url"] != row.url:
         row.url = changes["url"]
         await webhooks.forget_failures(session, row.id)
-        await webhooks.move_pending(session, row.id, row.url)
     if "event_types" in changes:
         wanted = changes["event_types"]
         row.event_types = None if wanted is None else sorted(set(wanted))
@@ -122,11 +121,14 @@ async def update_endpoint(
 
 
 async def delete_endpoint(session: AsyncSession, merchant_id: str, endpoint_id: str) -> None:
-    """Stop delivering to it; what is pending is dead, and its log stays. Raises NotFound."""
+    """Stop delivering to it; what is pending is dead, and its log stays. Raises NotFound.
+
+    Of a large backlog the first rows are dead now, and `webhook_backlog.end_some` ends the rest.
+    """
     row = await _own(session, merchant_id, endpoint_id, for_update=True)
     row.deleted_at = utc_now()
     await webhooks.forget_failures(session, row.id)
-    await webhooks.end_pending(session, row.id, "endpoint_deleted")
+    await webhook_backlog.end_pending(session, row.id, "endpoint_deleted")
 
 
 async def rotate_secret(context: Context, session: AsyncSession, merchant_id: str, endpoint_id: str) -> NewEndpointView:
@@ -202,12 +204,14 @@ async def _disable(
 ) -> None:
     """Disable a locked endpoint: what is pending is dead and can be replayed, and the audit trail and the log say so.
 
+    Of a large backlog the first rows are dead now, and `webhook_backlog.end_some` ends the rest; nothing of it is sent
+    unless the endpoint is enabled before that.
     No webhook is made of it: every body that merchants' receivers know holds a payment.
     """
     now = utc_now()
     row.disabled_at, row.disabled_reason = now, reason
     await webhooks.forget_failures(session, row.id)
-    ended = await webhooks.end_pending(session, row.id, "endpoint_disabled")
+    ended = await webhook_backlog.end_pending(session, row.id, "endpoint_disabled")
     session.add(
         Event(
             id=new_id("evt"),

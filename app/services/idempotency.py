@@ -79,9 +79,10 @@ async def keep(session: AsyncSession, wanted: Claim, status: int, body: Any) -> 
     row.response_body = body
 
 
-async def forget_old(session: AsyncSession) -> None:
-    """Delete keys older than `IDEMPOTENCY_KEEP_S`."""
-    await merchants.forget_idempotency_keys(session, utc_now() - timedelta(seconds=limits.IDEMPOTENCY_KEEP_S))
+async def forget_old(session: AsyncSession) -> int:
+    """Delete keys older than `IDEMPOTENCY_KEEP_S`, at most `HOUSEKEEPING_ROWS` of them; returns how many."""
+    older_than = utc_now() - timedelta(seconds=limits.IDEMPOTENCY_KEEP_S)
+    return await merchants.forget_idempotency_keys(session, older_than, limits.HOUSEKEEPING_ROWS)
 
 
 def _row(wanted: Claim, status: int, body: Any) -> dict[str, Any]:

@@ -19,9 +19,20 @@ from app.db.repositories.webhooks import DueDelivery
 from app.services import endpoints
 from app.services.context import Context
 from app.services.endpoints import DisabledReason
+from app.services.webhook_backlog import end_given_up
 from app.services.webhook_post import GONE, OUR_MISTAKES, Attempt, Message, post
 
-__all__ = ["Attempt", "DueDelivery", "Outcome", "claim", "probe_delay_s", "record", "retry_delay_s", "send"]
+__all__ = [
+    "Attempt",
+    "DueDelivery",
+    "Outcome",
+    "claim",
+    "forget_silent",
+    "probe_delay_s",
+    "record",
+    "retry_delay_s",
+    "send",
+]
 
 log = get_logger(__name__)
 
@@ -81,6 +92,8 @@ def _measure(delivery: DueDelivery, attempt: Attempt) -> None:
 async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
     """Store attempts and what follows for deliveries and receivers; give back what was not sent.
 
+    What an endpoint's old URL answered says nothing of its new one.
+
     One transaction for all that has come together: on SQLite, where writers do not queue, one for each starved some
     for ten seconds. Locks receivers, then deliveries, each in order. Disabling, which begins with the endpoint, is
     left to transactions of its own.
@@ -90,6 +103,7 @@ async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
     async with context.db.write() as session:
         verdicts = await _judge_receivers(session, outcomes, now)
         locked = await webhooks.lock_deliveries(session, [outcome.delivery.id for outcome in outcomes])
+        urls = await webhooks.urls_of(session, {outcome.delivery.receiver for outcome in outcomes})
         for outcome in outcomes:
             row, delivery, attempt = locked[outcome.delivery.id], outcome.delivery, outcome.attempt
             if row.leased_until == delivery.leased_until:  # else a second sender has it by now
@@ -97,7 +111,7 @@ async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
             if attempt is None:
                 continue
             verdict: DisabledReason | None = "gone" if attempt.status_code == GONE else verdicts.get(delivery.receiver)
-            if attempt.error is None or row.url != delivery.url:  # what an old URL answered says nothing of the new one
+            if attempt.error is None or urls.get(delivery.receiver, delivery.url) != delivery.url:
                 verdict = None
             _apply(row, attempt, verdict, now)
             session.add(_attempt_row(row, delivery, attempt))
@@ -106,8 +120,7 @@ async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
         await session.flush()
         for receiver in sorted({each.delivery.receiver for each in outcomes if each.delivery.endpoint_id is None}):
             if verdicts.get(receiver) is not None:  # an address that nobody can disable
-                await webhooks.forget_failures(session, receiver)
-                ended = await webhooks.end_pending(session, receiver, "failing")
+                ended = await end_given_up(session, receiver, now)
                 log.error("webhook receiver given up", receiver=receiver, ended=ended)
     for endpoint_id, (reason, delivery) in disable.items():
         try:
@@ -115,6 +128,18 @@ async def record(context: Context, outcomes: Sequence[Outcome]) -> None:
                 await endpoints.disable_failed(session, endpoint_id, reason, delivery.url, delivery.id)
         except (SQLAlchemyError, OSError, TimeoutError) as error:  # the attempts are stored; the next failure disables
             log.error("disabling a webhook endpoint failed", endpoint=endpoint_id, reason=f"{type(error).__name__}")
+
+
+async def forget_silent(session: AsyncSession) -> int:
+    """Delete what is known of receivers that have not failed for `WEBHOOK_SILENCE_S`, whose next failure begins anew;
+    returns how many, `HOUSEKEEPING_ROWS` at most.
+
+    None while webhooks are paused: a pause is no silence, and its end puts the receivers' times off by as much.
+    """
+    if await pauses.webhooks_paused(session):
+        return 0
+    before = utc_now() - timedelta(seconds=limits.WEBHOOK_SILENCE_S)
+    return await webhooks.forget_silent(session, before, limits.HOUSEKEEPING_ROWS)
 
 
 def retry_delay_s(failure_count: int, retry_after_s: float | None = None) -> float | None:
@@ -139,14 +164,18 @@ def probe_delay_s(failure_count: int) -> float | None:
 async def _judge_receivers(
     session: AsyncSession, outcomes: Sequence[Outcome], now: datetime
 ) -> dict[str, DisabledReason]:
-    """Note who answered and who did not; returns those that have had no success for too long."""
+    """Note who answered and who did not; returns those that have had no success for too long.
+
+    What was given up before is told nothing more: a later failure would end what was made since then.
+    """
     attempts = [(each.delivery.receiver, each.attempt) for each in outcomes if each.attempt is not None]
-    await webhooks.lock_receivers(session, {receiver for receiver, _ in attempts})
+    locked = await webhooks.lock_receivers(session, {receiver for receiver, _ in attempts})
+    given_up = {row.receiver for row in locked if webhooks.is_given_up(row)}
     well = {receiver for receiver, attempt in attempts if attempt.error is None}
     await webhooks.forget_failures(session, *sorted(well))
     verdicts: dict[str, DisabledReason] = {}
     for receiver, attempt in sorted(attempts, key=lambda each: each[0]):
-        if receiver in well or attempt.error in OUR_MISTAKES:
+        if receiver in well or receiver in given_up or attempt.error in OUR_MISTAKES:
             continue
         state = await webhooks.note_failure(session, receiver, now, attempt.is_unavailable)
         pause_s = probe_delay_s(state.failure_count)

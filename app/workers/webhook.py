@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from typing import Any
 
 import httpx
@@ -13,7 +14,8 @@ from app.core.logger import get_logger, report_error
 from app.core.queue import HOUSEKEEPING_TASK, WEBHOOK_TASK
 from app.services.context import Context
 from app.services.idempotency import forget_old
-from app.services.webhook import DueDelivery, Outcome, claim, record, send
+from app.services.webhook import DueDelivery, Outcome, claim, forget_silent, record, send
+from app.services.webhook_backlog import end_some
 from app.workers.job import job
 
 log = get_logger(__name__)
@@ -43,6 +45,7 @@ class Sender:
         structlog.contextvars.bind_contextvars(task=WEBHOOK_TASK)  # of this asyncio task alone, and those it makes
         stopping = asyncio.create_task(stop.wait())
         stopping.add_done_callback(lambda _: self.wake())
+        ending = asyncio.create_task(self._end_backlogs(stop))
         try:
             while not stop.is_set():
                 self._woken.clear()
@@ -52,9 +55,9 @@ class Sender:
                 await asyncio.wait(self._under_way, timeout=limits.WORKER_STOP_S)
         finally:
             stopping.cancel()
-            for task in self._under_way:
+            for task in (ending, *self._under_way):
                 task.cancel()
-            await asyncio.gather(*self._under_way, return_exceptions=True)
+            await asyncio.gather(ending, *self._under_way, return_exceptions=True)
             await self._write()
 
     async def _turn(self) -> int:
@@ -104,6 +107,20 @@ class Sender:
             report_error(log, error)
         self.wake()  # its receiver has room for the next one
 
+    async def _end_backlogs(self, stop: asyncio.Event) -> None:
+        """End what receivers that get nothing more are still owed. It waits for nobody, and nobody waits for it."""
+        while not stop.is_set():
+            ended = 0
+            try:
+                ended = await end_some(self.context)
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                log.error("ending webhooks failed", reason=f"{type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 it is reported, and the next turn tries again
+                report_error(log, error)
+            with contextlib.suppress(TimeoutError):
+                pause_s = limits.BATCH_PAUSE_S if ended else limits.WEBHOOK_TICK_S
+                await asyncio.wait_for(stop.wait(), pause_s)
+
     async def _rest(self) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), limits.WEBHOOK_TICK_S)
@@ -118,7 +135,16 @@ async def send_webhook_task(ctx: dict[str, Any]) -> None:
 
 @job(HOUSEKEEPING_TASK)
 async def housekeeping(ctx: dict[str, Any]) -> None:
-    """Forget what is no longer needed: the answers of old idempotency keys."""
+    """Forget what is no longer needed: old failures of receivers, and the answers of old idempotency keys.
+
+    In batches, for `HOUSEKEEPING_S`; what is left then is the next turn's.
+    """
     sender: Sender = ctx["sender"]
-    async with sender.context.db.write() as session:
-        await forget_old(session)
+    until = time.monotonic() + limits.HOUSEKEEPING_S
+    for forget in (forget_silent, forget_old):
+        while time.monotonic() < until:
+            async with sender.context.db.write() as session:
+                forgotten = await forget(session)
+            if forgotten < limits.HOUSEKEEPING_ROWS:
+                break
+            await asyncio.sleep(limits.BATCH_PAUSE_S)

@@ -17,6 +17,7 @@ def test_inner_timeouts_end_before_outer_ones() -> None:
     assert limits.WEBHOOK_CONNECT_TIMEOUT_S < limits.WEBHOOK_TIMEOUT_S
     attempt_s = limits.WEBHOOK_TIMEOUT_S + limits.WEBHOOK_ANSWER_TIMEOUT_S
     assert attempt_s + limits.DB_COMMAND_TIMEOUT_S < limits.WEBHOOK_LEASE_S
+    assert limits.HOUSEKEEPING_S + limits.DB_COMMAND_TIMEOUT_S < limits.WEBHOOK_JOB_TIMEOUT_S
     assert limits.SHUTDOWN_S < 10
 
 

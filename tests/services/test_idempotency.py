@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
@@ -210,7 +211,7 @@ async def test_old_keys_are_forgotten(client: httpx.AsyncClient, gateway: Gatewa
             .where(IdempotencyKey.key == "old")
             .values(created_at=utc_now().fromtimestamp(long_ago, utc_now().tzinfo))
         )
-        await idempotency.forget_old(session)
+        assert await idempotency.forget_old(session) == 1
     assert (await row_counts(gateway.context.db))["idempotency_keys"] == 1
     assert "idempotent-replayed" in (await post(client, "new")).headers
 
@@ -271,3 +272,20 @@ async def test_a_key_that_is_there_and_is_not_there_is_given_up(
     for answer in (await post(client, "k"), await client.post(path, headers=headers)):
         assert "try again" in read_problem(answer, 503, "service_unavailable")["detail"]
     assert await row_counts(gateway.context.db) == before
+
+
+async def test_one_transaction_forgets_so_many_old_keys_and_no_more_the_oldest_first(
+    client: httpx.AsyncClient, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HOUSEKEEPING_ROWS", 2)
+    for number in range(5):
+        await post(client, str(number))
+        age = timedelta(seconds=limits.IDEMPOTENCY_KEEP_S, minutes=number)
+        async with gateway.context.db.write() as session:
+            old = update(IdempotencyKey).where(IdempotencyKey.key == str(number))
+            await session.execute(old.values(created_at=utc_now() - age))
+    for left in (["0", "1", "2"], ["0"], [], []):
+        async with gateway.context.db.write() as session:
+            await idempotency.forget_old(session)
+        async with gateway.context.db.read() as session:
+            assert sorted(await session.scalars(select(IdempotencyKey.key))) == left

@@ -17,16 +17,17 @@ from structlog.testing import capture_logs
 from app.core import limits
 from app.core.clock import rfc3339, utc_now
 from app.core.netguard import NetGuard, guarded_client
-from app.db.models import Merchant, WebhookDelivery, WebhookEndpoint, WebhookReceiver
-from app.db.repositories import webhooks
-from app.services import endpoints, webhook
+from app.db.models import Merchant, Pause, WebhookDelivery, WebhookEndpoint, WebhookReceiver
+from app.db.repositories import webhook_backlog, webhooks
+from app.services import endpoints, pauses, webhook
 from app.services.context import Context
 from app.services.endpoints import send_test
 from app.services.gateway import Gateway
-from app.services.webhook import Outcome, claim, probe_delay_s, record, retry_delay_s, send
+from app.services.webhook import Outcome, claim, forget_silent, probe_delay_s, record, retry_delay_s, send
+from app.services.webhook_backlog import end_some
 from app.services.webhook_post import retry_after_s
 from tests.core.test_netguard import Listener, resolve_as
-from tests.support.gateway import create_payment
+from tests.support.gateway import add_merchant, client_of, create_payment
 from tests.support.outbox import attempts, end_leases, killed, make_due, rows, send_all, send_due
 from tests.support.receiver import HANG, Receiver, Reply
 
@@ -435,7 +436,7 @@ async def test_an_answer_that_comes_while_the_endpoint_is_deleted_is_recorded(
         [claimed] = await claim(gateway.context, 50)
         assert claimed.payment_id == payment["id"]
         async with gateway.context.db.write() as session:
-            await webhooks.end_pending(session, endpoint, "endpoint_deleted")
+            await webhook_backlog.end_pending(session, endpoint, "endpoint_deleted")
         await record(gateway.context, [Outcome(claimed, await send(gateway.context, sender, claimed))])
     assert [(row.status, row.leased_until) for row in await rows(gateway)] == [("delivered", None), ("dead", None)]
 
@@ -472,6 +473,284 @@ async def test_events_written_while_an_endpoint_is_disabled_leave_nothing_pendin
         query = select(WebhookEndpoint.id).where(WebhookEndpoint.disabled_at.is_(None))
         assert list(await session.scalars(query)) == []
         assert list(await session.scalars(select(WebhookDelivery.leased_until).distinct())) == [None]
+
+
+# --- backlogs
+
+
+async def end_all(gateway: Gateway) -> list[int]:
+    """As the worker does beside its sending: how many each turn has ended, until there is nothing left."""
+    ended: list[int] = []
+    while number := await end_some(gateway.context):
+        ended.append(number)
+    return ended
+
+
+async def reasons(gateway: Gateway) -> Counter[str]:
+    return Counter(row.dead_reason or row.status for row in await rows(gateway))
+
+
+@pytest.mark.parametrize("how", ["disabled", "deleted", "gone"])
+async def test_a_large_backlog_of_a_closed_endpoint_is_ended_in_batches_and_not_sent_meanwhile(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 2)
+    endpoint = await add_endpoint(client, receiver.url)
+    for _ in range(limits.WEBHOOK_ENDPOINT_CONCURRENCY + 5):
+        await create_payment(client)
+    if how == "disabled":
+        await client.patch(f"{ENDPOINTS}/{endpoint}", json={"enabled": False})
+    elif how == "deleted":
+        await client.delete(f"{ENDPOINTS}/{endpoint}")
+    else:
+        receiver.answer(then=410)
+        await send_due(gateway.context, sender)
+        receiver.requests.clear()
+    reason = "endpoint_deleted" if how == "deleted" else "endpoint_disabled"
+    left = (await reasons(gateway))["pending"]
+    assert left >= 3
+    assert (await reasons(gateway))[reason] == 2
+
+    assert await send_due(gateway.context, sender) == 0
+    async with gateway.context.db.read() as session:
+        assert await webhooks.oldest_due(session, utc_now()) is None  # they wait for no sender
+    assert await end_all(gateway) == [*[2] * (left // 2), *[1] * (left % 2)]
+    assert (await reasons(gateway))[reason] == left + 2
+    assert (await reasons(gateway))["pending"] == 0
+    assert receiver.requests == []
+
+
+async def test_an_endpoint_that_is_enabled_before_its_backlog_is_ended_gets_what_is_left(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 1)
+    path = f"{ENDPOINTS}/{await add_endpoint(client, receiver.url)}"
+    for _ in range(3):
+        await create_payment(client)
+    await client.patch(path, json={"enabled": False})
+    assert await end_some(gateway.context) == 1
+    await client.patch(path, json={"enabled": True})
+    assert await end_some(gateway.context) == 0
+    async with gateway.context.db.write() as session:  # by somebody who saw it disabled
+        assert await webhook_backlog.hold_closed(session, path.rpartition("/")[2]) is None
+    assert await send_all(gateway.context, sender) == 1
+    assert await reasons(gateway) == {"endpoint_disabled": 2, "delivered": 1}
+
+
+async def test_what_another_transaction_holds_is_ended_later_and_waited_for_by_nobody(
+    gateway: Gateway, client: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    if gateway.context.db.is_sqlite:
+        pytest.skip("one writer at a time")
+    endpoint = await add_endpoint(client, receiver.url)
+    for _ in range(3):
+        await create_payment(client)
+    first, *_ = await rows(gateway)
+    async with gateway.context.db.write() as session:
+        await webhooks.lock_deliveries(session, [first.id])
+        async with asyncio.timeout(5):
+            await client.patch(f"{ENDPOINTS}/{endpoint}", json={"enabled": False})
+            assert await end_some(gateway.context) == 0
+            assert await reasons(gateway) == {"endpoint_disabled": 2, "pending": 1}
+    assert await end_all(gateway) == [1]
+
+
+async def test_a_batch_of_a_closed_endpoint_keeps_no_payment_waiting(
+    gateway: Gateway, client: httpx.AsyncClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if gateway.context.db.is_sqlite:
+        pytest.skip("one writer at a time")
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 1)
+    endpoint = await add_endpoint(client, receiver.url)
+    for _ in range(2):
+        await create_payment(client)
+    await client.patch(f"{ENDPOINTS}/{endpoint}", json={"enabled": False})
+    async with gateway.context.db.write() as session:
+        assert await webhook_backlog.hold_closed(session, endpoint) == "endpoint_disabled"
+        assert await webhook_backlog.end_pending(session, endpoint, "endpoint_disabled") == 1
+        async with asyncio.timeout(5):
+            await create_payment(client)
+    assert await reasons(gateway) == {"endpoint_disabled": 3}
+
+
+async def give_up(gateway: Gateway, sender: httpx.AsyncClient) -> None:
+    """As if the one receiver that fails had done so for five days, and does again."""
+    await send_due(gateway.context, sender)
+    await change_failing(gateway, failing_since=utc_now() - timedelta(seconds=limits.WEBHOOK_GIVE_UP_S))
+    await make_due(gateway)
+    [claimed] = await claim(gateway.context, 1)
+    await record(gateway.context, [Outcome(claimed, await send(gateway.context, sender, claimed))])
+
+
+async def test_a_large_backlog_of_a_host_that_is_given_up_is_ended_in_batches_and_later_payments_try_it_afterwards(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 2)
+    receiver.answer(then=400)
+    for _ in range(8):
+        await create_payment(client, webhook_url=receiver.url)
+    await give_up(gateway, sender)
+    assert await reasons(gateway) == {"failing": 3, "pending": 5}
+
+    await create_payment(client, webhook_url=receiver.url)
+    assert await send_due(gateway.context, sender) == 0  # nothing while the rest is being ended
+    assert await end_all(gateway) == [2, 2, 1]
+    assert await reasons(gateway) == {"failing": 8, "pending": 1}
+    async with gateway.context.db.read() as session:
+        assert list(await session.scalars(select(WebhookReceiver))) == []
+    receiver.answer(then=200)
+    assert await send_all(gateway.context, sender) == 1
+
+
+async def test_what_fails_late_ends_nothing_that_was_made_after_a_host_was_given_up(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither an answer that was under way nor the time of a pause puts off when it was given up."""
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 1)
+    receiver.answer(then=400)
+    for _ in range(5):
+        await create_payment(client, webhook_url=receiver.url)
+    [late, *others] = await claim(gateway.context, 50)
+    await record(gateway.context, [Outcome(other, None) for other in others])
+    attempt = await send(gateway.context, sender, late)
+    await give_up(gateway, sender)
+    assert await pauses.pause(gateway.context, pauses.WEBHOOKS, "receivers move", "op")
+    async with gateway.context.db.write() as session:  # what gave it up was under way when the pause began
+        await session.execute(update(Pause).values(since=utc_now() - timedelta(minutes=1)))
+    newer = await create_payment(client, webhook_url=receiver.url)
+    assert await pauses.resume(gateway.context, pauses.WEBHOOKS, "op")
+    await record(gateway.context, [Outcome(late, attempt)])
+    await end_all(gateway)
+    assert [row.payment_id for row in await rows(gateway) if row.status == "pending"] == [newer["id"]]
+
+
+async def test_a_host_that_answers_before_its_backlog_is_ended_gets_what_is_left(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    sender: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 1)
+    receiver.answer(then=400)
+    for _ in range(5):
+        await create_payment(client, webhook_url=receiver.url)
+    await give_up(gateway, sender)
+    receiver.answer(then=200)
+    left = [row for row in await rows(gateway) if row.status == "pending"]
+    await client.post(f"/v1/webhook_deliveries/{left[0].id}/replay")
+    assert await send_due(gateway.context, sender) == 1  # a person asked for it
+    assert await end_some(gateway.context) == 0
+    await make_due(gateway)
+    await send_all(gateway.context, sender)
+    assert await reasons(gateway) == {"failing": 2, "delivered": 3}
+
+
+async def test_a_new_url_is_where_a_backlog_goes_and_none_of_its_rows_is_touched_before(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    old, new = receiver.url_for("/old"), receiver.url_for("/new")
+    endpoint = await add_endpoint(client, old)
+    for _ in range(2):
+        await create_payment(client)
+    await client.patch(f"{ENDPOINTS}/{endpoint}", json={"url": new})
+    log = (await client.get("/v1/webhook_deliveries")).json()["data"]
+    assert {each["url"] for each in log} == {new}
+    assert {row.url for row in await rows(gateway)} == {old}
+    await send_due(gateway.context, sender)
+    await client.patch(f"{ENDPOINTS}/{endpoint}", json={"url": old})
+    log = (await client.get("/v1/webhook_deliveries")).json()["data"]
+    assert {(each["status"], each["url"]) for each in log} == {("delivered", new)}  # where they were sent
+
+
+# --- silence
+
+
+async def test_a_receiver_that_was_silent_for_long_is_forgotten_and_one_that_fails_now_and_then_is_not(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HOUSEKEEPING_ROWS", 2)
+    silence, now = timedelta(seconds=limits.WEBHOOK_SILENCE_S), utc_now()
+    times = {name: now - silence - timedelta(minutes=1) for name in ("a", "b", "c")}
+    times["fails"] = now - silence + timedelta(minutes=1)
+    async with gateway.context.db.write() as session:
+        for name, at in times.items():
+            session.add(WebhookReceiver(receiver=name, failure_count=50, failing_since=at, last_failed_at=at))
+    for expected in (2, 1, 0):
+        async with gateway.context.db.write() as session:
+            assert await forget_silent(session) == expected
+    assert (await failing(gateway)).receiver == "fails"
+
+
+async def test_a_pause_is_no_silence(
+    gateway: Gateway, client: httpx.AsyncClient, sender: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    receiver.answer(500)
+    await create_payment(client, webhook_url=receiver.url)
+    await send_due(gateway.context, sender)
+    assert await pauses.pause(gateway.context, pauses.WEBHOOKS, "receivers move", "op")
+    lasted = timedelta(seconds=2 * limits.WEBHOOK_SILENCE_S)
+    async with gateway.context.db.write() as session:
+        await session.execute(update(Pause).values(since=utc_now() - lasted))
+    await change_failing(gateway, failing_since=utc_now() - lasted, last_failed_at=utc_now() - lasted)
+    for _ in range(2):
+        async with gateway.context.db.write() as session:
+            assert await forget_silent(session) == 0
+        await pauses.resume(gateway.context, pauses.WEBHOOKS, "op")
+    assert utc_now() - (await failing(gateway)).last_failed_at < timedelta(minutes=5)
+
+
+# --- turns
+
+
+async def test_a_merchant_with_many_hosts_that_hang_leaves_another_ones_turn(
+    gateway: Gateway, client: httpx.AsyncClient
+) -> None:
+    for number in range(1, 9):
+        for _ in range(2):
+            await create_payment(client, webhook_url=f"http://127.0.1.{number}:9/")
+    assert len(await claim(gateway.context, 6)) == 6
+    await add_merchant(gateway, "pwk_of_another")
+    async with client_of(gateway, "pwk_of_another") as another:
+        for number in range(1, 5):
+            await create_payment(another, webhook_url=f"http://127.0.2.{number}:9/")
+        mine = {each["id"] for each in (await another.get("/v1/payments")).json()["data"]}
+    claimed = await claim(gateway.context, 5)
+    assert sum(each.payment_id in mine for each in claimed) == 4  # the first one has six under way
+    assert len(await claim(gateway.context, 50)) == 16 - 7  # and takes all that nobody else wants
+
+
+async def test_one_hosts_backlog_does_not_put_its_merchants_turn_off(
+    gateway: Gateway, client: httpx.AsyncClient
+) -> None:
+    """What is beyond a receiver's share is in no line."""
+    for _ in range(10):
+        await create_payment(client, webhook_url="http://127.0.1.1:9/")
+    last = await create_payment(client, webhook_url="http://127.0.1.2:9/")
+    await add_merchant(gateway, "pwk_of_another")
+    async with client_of(gateway, "pwk_of_another") as another:
+        for number in range(1, 4):
+            await create_payment(another, webhook_url=f"http://127.0.2.{number}:9/")
+    claimed = {each.payment_id for each in await claim(gateway.context, 4)}
+    assert last["id"] in claimed
+    assert len(claimed) == 4
 
 
 # --- no way inside

@@ -10,14 +10,15 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from app.core import limits
 from app.core.netguard import guarded_client
 from app.services.gateway import Gateway
 from app.services.webhook import Attempt
 from app.workers import webhook
-from app.workers.webhook import Sender, send_webhook_task
-from tests.support.gateway import create_payment
+from app.workers.webhook import Sender, housekeeping, send_webhook_task
+from tests.support.gateway import create_payment, row_counts
 from tests.support.outbox import attempts, rows
 from tests.support.receiver import HANG, Receiver
 
@@ -152,3 +153,91 @@ async def test_a_stop_lets_the_receivers_answer_that_do_so_in_time(
         go_on.set()
         await loop
     assert [row.status for row in await rows(gateway)] == ["delivered"]
+
+
+async def test_the_backlog_of_a_closed_endpoint_is_ended_beside_the_sending(
+    gateway: Gateway, client: httpx.AsyncClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 1)
+    monkeypatch.setattr(limits, "BATCH_PAUSE_S", 0.0)
+    closed = (await client.post("/v1/webhook_endpoints", json={"url": receiver.url_for("/closed")})).json()["id"]
+    for _ in range(5):
+        await create_payment(client)
+    await client.delete(f"/v1/webhook_endpoints/{closed}")
+    await create_payment(client, webhook_url=receiver.url)
+    async with running(gateway):
+        found = await statuses(gateway, lambda found: found["pending"] == 0)
+    assert found == {"dead": 5, "delivered": 1}
+    assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("trouble", [TimeoutError(), ZeroDivisionError()], ids=["outage", "mistake"])
+async def test_a_backlog_that_cannot_be_ended_stops_no_sending_and_is_tried_again(
+    gateway: Gateway,
+    client: httpx.AsyncClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
+) -> None:
+    monkeypatch.setattr(limits, "WEBHOOK_TICK_S", 0.05)
+    tried, may_work, real = 0, asyncio.Event(), webhook.end_some
+
+    async def fails(*args: Any) -> int:
+        nonlocal tried
+        tried += 1
+        if may_work.is_set():
+            return await real(*args)
+        raise trouble
+
+    monkeypatch.setattr(webhook, "end_some", fails)
+    monkeypatch.setattr(limits, "WEBHOOK_END_ROWS", 1)
+    closed = (await client.post("/v1/webhook_endpoints", json={"url": receiver.url_for("/closed")})).json()["id"]
+    for _ in range(3):
+        await create_payment(client)
+    await client.delete(f"/v1/webhook_endpoints/{closed}")
+    with capture_logs() as logs:
+        async with running(gateway):
+            async with asyncio.timeout(DEADLINE_S):
+                while tried < 3:
+                    await asyncio.sleep(0.02)
+            await create_payment(client, webhook_url=receiver.url)
+            await receiver.wait_for_count(1)
+            may_work.set()
+            await statuses(gateway, lambda found: found == {"dead": 3, "delivered": 1})
+    assert len([entry for entry in logs if entry["log_level"] == "error"]) >= 3
+
+
+async def test_a_stop_does_not_wait_for_a_backlog(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = asyncio.Event()
+
+    async def hang(*args: Any) -> int:
+        began.set()
+        await asyncio.sleep(600)
+        return 0
+
+    monkeypatch.setattr(webhook, "end_some", hang)
+    async with asyncio.timeout(5):
+        async with running(gateway):
+            await began.wait()
+
+
+async def test_housekeeping_forgets_in_batches_until_nothing_old_is_left_or_its_time_is_up(
+    gateway: Gateway, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def left() -> int:
+        return (await row_counts(gateway.context.db))["idempotency_keys"]
+
+    monkeypatch.setattr(limits, "HOUSEKEEPING_ROWS", 2)
+    monkeypatch.setattr(limits, "BATCH_PAUSE_S", 0.0)
+    monkeypatch.setattr(limits, "IDEMPOTENCY_KEEP_S", 0)
+    for number in range(5):
+        body = {"chain": "devnet", "token": "USDC", "amount": "1"}
+        await client.post("/v1/payments", json=body, headers={"Idempotency-Key": str(number)})
+    async with guarded_client(gateway.context.guard) as http:
+        ctx = {"sender": Sender(gateway.context, http)}
+        with monkeypatch.context() as patch:
+            patch.setattr(limits, "HOUSEKEEPING_S", 0.0)
+            await housekeeping(ctx)
+        assert await left() == 5
+        await housekeeping(ctx)
+    assert await left() == 0

@@ -53,7 +53,8 @@ class WebhookEndpoint(Base):
 
 
 class WebhookReceiver(Base):
-    """A receiver that fails at present. The first good answer deletes the row, so a healthy one has none."""
+    """A receiver that fails at present. The first good answer deletes the row, so a healthy one has none; and so does
+    housekeeping after a long silence."""
 
     __tablename__ = "webhook_receivers"
 
@@ -87,6 +88,7 @@ class WebhookDelivery(Base):
     event_version: Mapped[int] = mapped_column(BigInteger)
     # Null for a payment's own `webhook_url`.
     endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("webhook_endpoints.id"), index=True)
+    # Where it was last sent, and before that where it was to be sent when it was made: an endpoint's may have changed.
     url: Mapped[str] = mapped_column(Text)
     # Who has a share of the sockets and a breaker of its own: the endpoint's id, or for a payment's own URL the
     # merchant's id and the URL's scheme, host and port.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import bindparam, delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.driver import QuickSession
@@ -148,5 +148,14 @@ async def answer_of_key(session: QuickSession, scope: Mapping[str, Any]) -> KeyA
     return None
 
 
-async def forget_idempotency_keys(session: AsyncSession, older_than: datetime) -> None:
-    await session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < older_than))
+async def forget_idempotency_keys(session: AsyncSession, older_than: datetime, rows: int) -> int:
+    """Delete the oldest of them, at most so many; returns how many."""
+    key = (IdempotencyKey.merchant_id, IdempotencyKey.method, IdempotencyKey.path, IdempotencyKey.key)
+    oldest = select(*key).where(IdempotencyKey.created_at < older_than).order_by(IdempotencyKey.created_at).limit(rows)
+    deleted = await session.execute(
+        delete(IdempotencyKey)
+        .where(tuple_(*key).in_(oldest))
+        .returning(IdempotencyKey.key)
+        .execution_options(synchronize_session=False)
+    )
+    return len(deleted.all())

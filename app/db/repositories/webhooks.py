@@ -5,9 +5,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, Integer, and_, bindparam, case, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Subquery,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from app.core import limits
 from app.db.driver import QuickSession
@@ -109,20 +122,62 @@ async def hold_endpoints(session: QuickSession, merchant_id: str) -> list[HeldEn
     return [HeldEndpoint(*row) for row in await session.execute(_HELD, {"merchant_id": merchant_id})]
 
 
+async def urls_of(session: AsyncSession, endpoint_ids: Collection[str]) -> dict[str, str]:
+    """By endpoint."""
+    query = select(WebhookEndpoint.id, WebhookEndpoint.url).where(WebhookEndpoint.id.in_(endpoint_ids))
+    return {endpoint_id: url for endpoint_id, url in await session.execute(query)}
+
+
 async def lock_endpoint(session: AsyncSession, endpoint_id: str) -> WebhookEndpoint:
     query = select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id).with_for_update()
     return (await session.scalars(query)).one()
 
 
 async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime, rows: int) -> list[DueDelivery]:
-    """Lease at most `rows` due deliveries so that no other sender takes them, every receiver's oldest first.
+    """Lease at most `rows` due deliveries so that no other sender takes them; merchants take turns, and so do the
+    receivers of each, every receiver's oldest first.
 
-    A receiver never gets more than `WEBHOOK_ENDPOINT_CONCURRENCY` at once, and one that keeps failing a single one
-    when its next probe is due (or a person asked for it), so that a slow or dead one keeps no others waiting. A
-    payment's events reach a receiver in order while it answers: a later one waits for the first attempt of an
-    earlier one, and no longer.
+    A merchant's turn counts what it has under way, so that one with many receivers that hang takes no more sockets
+    than others leave. A receiver never gets more than `WEBHOOK_ENDPOINT_CONCURRENCY` at once, and one that keeps
+    failing a single one when its next probe is due (or a person asked for it), so that a slow or dead one keeps no
+    others waiting. A payment's events reach a receiver in order while it answers: a later one waits for the first
+    attempt of an earlier one, and no longer.
+
+    What goes to an endpoint goes to the URL that it has now.
     """
-    free = or_(WebhookDelivery.leased_until.is_(None), WebhookDelivery.leased_until < now)
+    takeable = _takeable(now, await _without_room(session, now))
+    chosen = (
+        select(WebhookDelivery.id)
+        .join(takeable, takeable.c.id == WebhookDelivery.id)
+        .where(_is_free(now))  # asked of locked rows
+        .order_by(takeable.c.turn, takeable.c.rank, WebhookDelivery.id)
+        .limit(rows)
+        .with_for_update(of=WebhookDelivery, skip_locked=True)
+    )
+    ids = list(await session.scalars(chosen))
+    if not ids:
+        return []
+    url_now = select(WebhookEndpoint.url).where(WebhookEndpoint.id == WebhookDelivery.endpoint_id).scalar_subquery()
+    await session.execute(
+        update(WebhookDelivery)
+        .where(WebhookDelivery.id.in_(ids))
+        .values(leased_until=leased_until, url=func.coalesce(url_now, WebhookDelivery.url))
+        .execution_options(synchronize_session=False)
+    )
+    return await _load_due(session, ids, leased_until)
+
+
+def _is_free(now: datetime) -> ColumnElement[bool]:
+    """Due, and no sender's."""
+    return and_(
+        or_(WebhookDelivery.leased_until.is_(None), WebhookDelivery.leased_until < now),
+        WebhookDelivery.status == "pending",
+        WebhookDelivery.next_attempt_at <= now,
+    )
+
+
+def _takeable(now: datetime, without_room: Collection[str]) -> Subquery:
+    """What is due and within its receiver's share: `rank` is its place at its receiver, `turn` at its merchant."""
     earlier = aliased(WebhookDelivery)
     waits_for_earlier = exists().where(
         earlier.payment_id == WebhookDelivery.payment_id,
@@ -131,63 +186,63 @@ async def claim_due(session: AsyncSession, now: datetime, leased_until: datetime
         earlier.status == "pending",
         earlier.attempt_count == 0,
     )
-    in_flight = (
-        select(WebhookDelivery.receiver, func.count().label("number"))
-        .where(WebhookDelivery.leased_until >= now)
-        .group_by(WebhookDelivery.receiver)
-        .subquery()
-    )
+    of_receiver = _in_flight(WebhookDelivery.receiver, now)
     is_failing = WebhookReceiver.failure_count >= limits.WEBHOOK_BREAKER_FAILURES
     rank = func.row_number().over(partition_by=WebhookDelivery.receiver, order_by=WebhookDelivery.id)
     due = (
         select(
             WebhookDelivery.id,
-            (rank + func.coalesce(in_flight.c.number, 0)).label("rank"),
+            WebhookDelivery.merchant_id,
+            (rank + func.coalesce(of_receiver.c.number, 0)).label("rank"),
             case((is_failing, 1), else_=limits.WEBHOOK_ENDPOINT_CONCURRENCY).label("share"),
         )
-        .outerjoin(in_flight, in_flight.c.receiver == WebhookDelivery.receiver)
+        .outerjoin(of_receiver, of_receiver.c.whose == WebhookDelivery.receiver)
         .outerjoin(WebhookReceiver, WebhookReceiver.receiver == WebhookDelivery.receiver)
         .where(
-            WebhookDelivery.status == "pending",
-            WebhookDelivery.next_attempt_at <= now,
-            free,
-            or_(WebhookDelivery.receiver.not_in(await _without_room(session, now)), WebhookDelivery.manual),
+            _is_free(now),
+            WebhookDelivery.receiver.not_in(select(WebhookEndpoint.id).where(is_closed())),
+            or_(WebhookDelivery.receiver.not_in(without_room), WebhookDelivery.manual),
             ~waits_for_earlier,
         )
         .subquery()
     )
-    chosen = (
-        select(WebhookDelivery.id)
-        .join(due, due.c.id == WebhookDelivery.id)
+    of_merchant = _in_flight(WebhookDelivery.merchant_id, now)
+    turn = func.row_number().over(partition_by=due.c.merchant_id, order_by=(due.c.rank, due.c.id))
+    return (
+        select(due.c.id, due.c.rank, (turn + func.coalesce(of_merchant.c.number, 0)).label("turn"))
+        .outerjoin(of_merchant, of_merchant.c.whose == due.c.merchant_id)
         .where(due.c.rank <= due.c.share)
-        .where(
-            free, WebhookDelivery.status == "pending", WebhookDelivery.next_attempt_at <= now
-        )  # asked of locked rows
-        .order_by(due.c.rank, WebhookDelivery.id)
-        .limit(rows)
-        .with_for_update(of=WebhookDelivery, skip_locked=True)
+        .subquery()
     )
-    ids = list(await session.scalars(chosen))
-    if not ids:
-        return []
-    await session.execute(update(WebhookDelivery).where(WebhookDelivery.id.in_(ids)).values(leased_until=leased_until))
-    return await _load_due(session, ids, leased_until)
+
+
+def _in_flight(whose: InstrumentedAttribute[str], now: datetime) -> Subquery:
+    return (
+        select(whose.label("whose"), func.count().label("number"))
+        .where(WebhookDelivery.leased_until >= now)
+        .group_by(whose)
+        .subquery()
+    )
+
+
+def is_closed() -> ColumnElement[bool]:
+    """Endpoints that get nothing. A large backlog of theirs is pending until the worker has ended it."""
+    return or_(WebhookEndpoint.disabled_at.is_not(None), WebhookEndpoint.deleted_at.is_not(None))
 
 
 async def _without_room(session: AsyncSession, now: datetime) -> list[str]:
-    """Receivers that get nothing now: their pauses last, or all of their share is under way.
+    """Receivers that get nothing now: their pauses last, all of their share is under way, or they were given up.
 
     What waits for them is passed over before anything else is asked of it: a dead receiver's thousands of deliveries
     would otherwise be ranked in every claim, and took as long as the sending of the others'.
     """
-    failing = {row.receiver: row for row in await session.scalars(select(WebhookReceiver))}
-    busy = await session.execute(
-        select(WebhookDelivery.receiver, func.count())
-        .where(WebhookDelivery.leased_until >= now)
-        .group_by(WebhookDelivery.receiver)
-    )
-    full = [receiver for receiver, number in busy if number >= _share(failing.get(receiver))]
-    return [*full, *(name for name, row in failing.items() if row.probe_at is not None and row.probe_at > now)]
+    under_way = _in_flight(WebhookDelivery.receiver, now)
+    busy = {receiver: number for receiver, number in await session.execute(select(under_way))}
+    asked = or_(WebhookReceiver.probe_at > now, may_be_given_up(now), WebhookReceiver.receiver.in_(busy))
+    failing = {row.receiver: row for row in await session.scalars(select(WebhookReceiver).where(asked))}
+    full = [receiver for receiver, number in busy.items() if number >= _share(failing.get(receiver))]
+    rests = [name for name, row in failing.items() if row.probe_at is not None and row.probe_at > now]
+    return [*full, *rests, *(name for name, row in failing.items() if is_given_up(row))]
 
 
 def _share(failing: WebhookReceiver | None) -> int:
@@ -240,10 +295,10 @@ async def lock_deliveries(session: AsyncSession, ids: Collection[str]) -> dict[s
 # --- how receivers are
 
 
-async def lock_receivers(session: AsyncSession, receivers: Collection[str]) -> None:
-    """Those of them that fail, in order."""
-    query = select(WebhookReceiver.receiver).where(WebhookReceiver.receiver.in_(receivers))
-    await session.execute(query.order_by(WebhookReceiver.receiver).with_for_update())
+async def lock_receivers(session: AsyncSession, receivers: Collection[str]) -> list[WebhookReceiver]:
+    """Those of them that fail, locked in order."""
+    query = select(WebhookReceiver).where(WebhookReceiver.receiver.in_(receivers))
+    return list(await session.scalars(query.order_by(WebhookReceiver.receiver).with_for_update()))
 
 
 async def note_failure(session: AsyncSession, receiver: str, now: datetime, unavailable: bool) -> WebhookReceiver:
@@ -268,40 +323,37 @@ async def forget_failures(session: AsyncSession, *receivers: str) -> None:
         await session.execute(delete(WebhookReceiver).where(WebhookReceiver.receiver.in_(receivers)))
 
 
+async def forget_silent(session: AsyncSession, before: datetime, rows: int) -> int:
+    """Forget at most so many receivers whose last failure was before then; returns how many."""
+    silent = select(WebhookReceiver.receiver).where(WebhookReceiver.last_failed_at < before).limit(rows)
+    receivers = list(await session.scalars(silent.with_for_update(skip_locked=True)))  # others lock them in order
+    await forget_failures(session, *receivers)
+    return len(receivers)
+
+
 async def forgive_pause(session: AsyncSession, since: datetime, until: datetime) -> None:
-    """Let the time of a pause count for nothing in how long receivers have been failing: nobody asked them then."""
+    """Let the time of a pause count for nothing in how long receivers have been failing: nobody asked them then.
+
+    One that was given up stays as it is: what was made for it in the pause is not to be ended with the rest.
+    """
     query = select(WebhookReceiver).order_by(WebhookReceiver.receiver).with_for_update()
     for row in await session.scalars(query):
+        if is_given_up(row):
+            continue
         row.failing_since += until - max(row.failing_since, since)
         row.last_failed_at += until - max(row.last_failed_at, since)
 
 
-async def end_pending(session: AsyncSession, receiver: str, reason: str) -> int:
-    """Make a receiver's pending deliveries dead; returns how many. One under way may still be recorded as delivered."""
-    await _lock_pending(session, receiver)
-    ended = await session.execute(
-        update(WebhookDelivery)
-        .where(WebhookDelivery.receiver == receiver, WebhookDelivery.status == "pending")
-        .values(status="dead", dead_reason=reason, next_attempt_at=None, manual=False)
-        .returning(WebhookDelivery.id)
-    )
-    return len(ended.all())
+def is_given_up(row: WebhookReceiver) -> bool:
+    """Whether it is an address of payments' own that had no success for too long. It stays so until all that was
+    pending then is dead; an endpoint is disabled instead."""
+    is_own = " " in row.receiver
+    return is_own and row.last_failed_at - row.failing_since >= timedelta(seconds=limits.WEBHOOK_GIVE_UP_S)
 
 
-async def move_pending(session: AsyncSession, receiver: str, url: str) -> None:
-    """Send a receiver's pending deliveries to another URL."""
-    await _lock_pending(session, receiver)
-    await session.execute(
-        update(WebhookDelivery)
-        .where(WebhookDelivery.receiver == receiver, WebhookDelivery.status == "pending")
-        .values(url=url)
-    )
-
-
-async def _lock_pending(session: AsyncSession, receiver: str) -> None:
-    """In the order of their ids, as everybody who locks several."""
-    query = select(WebhookDelivery.id).where(WebhookDelivery.receiver == receiver, WebhookDelivery.status == "pending")
-    await session.execute(query.order_by(WebhookDelivery.id).with_for_update())
+def may_be_given_up(now: datetime) -> ColumnElement[bool]:
+    """All that `is_given_up` is true of, and a few more."""
+    return WebhookReceiver.failing_since <= now - timedelta(seconds=limits.WEBHOOK_GIVE_UP_S)
 
 
 # --- the log
@@ -369,11 +421,15 @@ async def list_deliveries(
     endpoint_id: str | None,
     before_id: str | None,
     limit: int,
-) -> list[tuple[WebhookDelivery, str]]:
-    """Deliveries with the type of their event, newest first."""
+) -> list[tuple[WebhookDelivery, str, str]]:
+    """Deliveries with the type of their event and the URL that they went to, or will; newest first."""
+    url_now = func.coalesce(WebhookEndpoint.url, WebhookDelivery.url)
     query = (
-        select(WebhookDelivery, Event.type)
+        select(
+            WebhookDelivery, Event.type, case((WebhookDelivery.status == "pending", url_now), else_=WebhookDelivery.url)
+        )
         .join(Event, Event.id == WebhookDelivery.event_id)
+        .outerjoin(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
         .where(WebhookDelivery.merchant_id == merchant_id)
     )
     for column, value in (
@@ -386,7 +442,7 @@ async def list_deliveries(
     if before_id is not None:
         query = query.where(WebhookDelivery.id < before_id)
     rows = await session.execute(query.order_by(WebhookDelivery.id.desc()).limit(limit))
-    return [(delivery, event_type) for delivery, event_type in rows]
+    return [(delivery, event_type, url) for delivery, event_type, url in rows]
 
 
 async def list_attempts(session: AsyncSession, delivery_ids: list[str]) -> dict[str, list[WebhookAttempt]]:
@@ -403,11 +459,13 @@ async def count_due(session: AsyncSession, now: datetime) -> int:
 
 
 async def oldest_due(session: AsyncSession, now: datetime) -> datetime | None:
-    """Since when the delivery that waits longest is due, without those that wait for a receiver that is only probed."""
+    """Since when the delivery that waits longest is due, without those that wait for a receiver that is only probed,
+    or for their end."""
     query = select(func.min(WebhookDelivery.next_attempt_at)).where(
         WebhookDelivery.status == "pending",
         WebhookDelivery.next_attempt_at <= now,
         WebhookDelivery.receiver.not_in(select(WebhookReceiver.receiver).where(_is_probed())),
+        WebhookDelivery.receiver.not_in(select(WebhookEndpoint.id).where(is_closed())),
     )
     return await session.scalar(query)
 
