@@ -162,6 +162,7 @@ async def test_a_step_that_takes_too_long_is_tried_with_half_of_its_blocks(
     opened: OpenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody holds the chain's row, which takes as long as writing blocks that are full of transfers."""
+    monkeypatch.setattr(limits, "SQLITE_BUSY_TIMEOUT_S", 1.0)  # its thread goes on to wait, whoever was cancelled
     async with opened(block_batch_size=8, finality="{depth: 1}") as watch:
         await watch.anvil.mine(40)
         start = (await watch.state()).last_scanned_block
