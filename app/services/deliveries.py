@@ -11,7 +11,7 @@ from app.core import limits
 from app.core.clock import rfc3339, utc_now
 from app.core.errors import Conflict, NotFound
 from app.db.models import WebhookAttempt, WebhookDelivery
-from app.db.repositories import webhooks
+from app.db.repositories import delivery_log, webhooks
 from app.db.repositories.webhooks import HeldEndpoint
 from app.services.decide import EventType
 from app.services.views import View
@@ -77,8 +77,10 @@ async def list_deliveries(
     limit: int,
 ) -> tuple[list[DeliveryView], str | None]:
     """The delivery log, newest first, each with its attempts."""
-    rows = await webhooks.list_deliveries(session, merchant_id, status, payment_id, endpoint_id, before_id, limit + 1)
-    attempts = await webhooks.list_attempts(session, [row.id for row, _, _ in rows[:limit]])
+    rows = await delivery_log.list_deliveries(
+        session, merchant_id, status, payment_id, endpoint_id, before_id, limit + 1
+    )
+    attempts = await delivery_log.list_attempts(session, [row.id for row, _, _ in rows[:limit]])
     views = [_delivery_view(row, event_type, url, attempts.get(row.id, [])) for row, event_type, url in rows[:limit]]
     return views, rows[limit - 1][0].id if len(rows) > limit else None
 
@@ -89,7 +91,7 @@ async def replay(session: AsyncSession, merchant_id: str, delivery_id: str) -> D
     Raises NotFound; Conflict while it is under way, and for an endpoint that is disabled or deleted.
     """
     held = {endpoint.id: endpoint for endpoint in await webhooks.hold_endpoints(session, merchant_id)}
-    found = await webhooks.lock_own_delivery(session, merchant_id, delivery_id)
+    found = await delivery_log.lock_own_delivery(session, merchant_id, delivery_id)
     if found is None:
         raise NotFound(f"there is no webhook delivery {delivery_id!r}")
     row, event_type = found
@@ -98,7 +100,7 @@ async def replay(session: AsyncSession, merchant_id: str, delivery_id: str) -> D
     if row.leased_until is not None and row.leased_until >= now:
         raise Conflict("the delivery is being sent at this moment")
     _send_again(row, endpoint, now)
-    attempts = await webhooks.list_attempts(session, [row.id])
+    attempts = await delivery_log.list_attempts(session, [row.id])
     return _delivery_view(row, event_type, row.url, attempts.get(row.id, []))
 
 
@@ -113,7 +115,7 @@ async def replay_dead(session: AsyncSession, merchant_id: str, since: datetime, 
             raise NotFound(f"there is no webhook endpoint {endpoint_id!r}")
         held = {endpoint_id: _usable(held, endpoint_id)}
     usable = {endpoint.id for endpoint in held.values() if endpoint.disabled_at is None}
-    rows = await webhooks.lock_dead(
+    rows = await delivery_log.lock_dead(
         session, merchant_id, since, usable, endpoint_id is None, limits.WEBHOOK_REPLAY_ROWS
     )
     now = utc_now()
@@ -126,12 +128,12 @@ async def count_dead(session: AsyncSession, merchant_id: str, since: datetime) -
     """How many `replay_dead` would send again, in as many calls as it takes."""
     endpoints = await webhooks.list_endpoints(session, merchant_id)
     usable = {endpoint.id for endpoint in endpoints if endpoint.disabled_at is None}
-    return await webhooks.count_dead(session, merchant_id, since, usable)
+    return await delivery_log.count_dead(session, merchant_id, since, usable)
 
 
 async def find(session: AsyncSession, delivery_id: str) -> Outgoing:
     """A delivery of any merchant. Raises NotFound."""
-    row = await webhooks.get_delivery(session, delivery_id)
+    row = await delivery_log.get_delivery(session, delivery_id)
     if row is None:
         raise NotFound(f"there is no webhook delivery {delivery_id!r}")
     return Outgoing(row.merchant_id, row.status, row.manual, _time(row.delivered_at))

@@ -14,7 +14,7 @@ from app.core.ids import new_id
 from app.core.logger import get_logger, redact_url
 from app.core.secrets import new_webhook_secret, rotated, signing_secrets
 from app.db.models import Event, WebhookEndpoint
-from app.db.repositories import merchants, webhook_backlog, webhooks
+from app.db.repositories import merchants, receivers, webhook_backlog, webhooks
 from app.services.context import Context
 from app.services.decide import EventType
 from app.services.views import View
@@ -107,7 +107,7 @@ async def update_endpoint(
     row = await _own(session, merchant_id, endpoint_id, for_update=True)
     if changes.get("url") is not None and changes["url"] != row.url:
         row.url = changes["url"]
-        await webhooks.forget_failures(session, row.id)
+        await receivers.forget_failures(session, row.id)
     if "event_types" in changes:
         wanted = changes["event_types"]
         row.event_types = None if wanted is None else sorted(set(wanted))
@@ -116,7 +116,7 @@ async def update_endpoint(
         await _disable(session, row, "merchant", cause)
     elif enabled is True and row.disabled_at is not None:
         row.disabled_at = row.disabled_reason = None
-        await webhooks.forget_failures(session, row.id)
+        await receivers.forget_failures(session, row.id)
     return endpoint_view(row)
 
 
@@ -127,7 +127,7 @@ async def delete_endpoint(session: AsyncSession, merchant_id: str, endpoint_id: 
     """
     row = await _own(session, merchant_id, endpoint_id, for_update=True)
     row.deleted_at = utc_now()
-    await webhooks.forget_failures(session, row.id)
+    await receivers.forget_failures(session, row.id)
     await webhook_backlog.end_pending(session, row.id, "endpoint_deleted")
 
 
@@ -210,7 +210,7 @@ async def _disable(
     """
     now = utc_now()
     row.disabled_at, row.disabled_reason = now, reason
-    await webhooks.forget_failures(session, row.id)
+    await receivers.forget_failures(session, row.id)
     ended = await webhook_backlog.end_pending(session, row.id, "endpoint_disabled")
     session.add(
         Event(

@@ -17,7 +17,7 @@ from app.core.clock import utc_now
 from app.core.logger import get_logger
 from app.core.metrics import NAMESPACE, REGISTRY
 from app.core.queue import WakeUps, queue_name
-from app.db.repositories import chains, pauses, payments, sweeps, webhooks
+from app.db.repositories import chains, delivery_log, pauses, payments, sweeps
 from app.services.context import Context
 from app.services.decide import Flag, Status
 from app.services.outages import OUTAGES
@@ -140,16 +140,16 @@ async def _tell_payments(context: Context, session: AsyncSession, told: _Told) -
 
 async def _tell_webhooks(_: Context, session: AsyncSession, told: _Told) -> None:
     now = utc_now()
-    counts = await webhooks.counts(session, now)
+    counts = await delivery_log.counts(session, now)
     told.gauge("webhooks_pending", "Deliveries that are not delivered and not dead.").set(counts.pending)
     told.gauge("webhooks_due", "Those of them whose time has come.").set(counts.due)
     told.gauge("webhooks_dead", "Deliveries that were given up; replay brings them back.").set(counts.dead)
-    due_since = await webhooks.oldest_due(session, now) or now
+    due_since = await delivery_log.oldest_due(session, now) or now
     told.gauge(
         "webhooks_oldest_due_seconds",
         "How long the delivery has been due that waits longest, without those of receivers that are only probed.",
     ).set((now - due_since).total_seconds())
-    probed = await webhooks.count_probed(session)
+    probed = await delivery_log.count_probed(session)
     told.gauge("webhook_receivers_probed", "Receivers that fail so often that they are only probed.").set(probed)
     told.gauge("webhook_endpoints_disabled", "Endpoints that were disabled by what they answered, or by hand.").set(
         counts.endpoints_disabled

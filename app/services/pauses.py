@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core.clock import rfc3339, utc_now
 from app.core.logger import get_logger
 from app.db.models import Pause
-from app.db.repositories import pauses, webhooks
+from app.db.repositories import pauses, receivers
 from app.db.repositories.pauses import SWEEPING, WEBHOOKS, sweeping_of
 from app.services.context import Context
 from app.services.views import View
@@ -65,7 +65,7 @@ async def resume(context: Context, what: str, by: str) -> bool:
         if ended is None:
             return False
         if what == WEBHOOKS:
-            await webhooks.forgive_pause(session, ended.since, now)
+            await receivers.forgive_pause(session, ended.since, now)
     log.warning("resumed by an operator", what=what, operator=by, paused_since=rfc3339(ended.since))
     return True
 

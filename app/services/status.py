@@ -16,7 +16,8 @@ from app.core.evm import checksum
 from app.core.money import format_units
 from app.core.queue import WakeUps
 from app.db.models import ChainState, NonceLane
-from app.db.repositories import chains, payments, sweeps, webhooks
+from app.db.repositories import chains, delivery_log, payments, sweeps
+from app.db.repositories.delivery_log import WebhookCounts
 from app.services import pauses
 from app.services.blockchain.endpoints import told_endpoints
 from app.services.context import Context
@@ -89,7 +90,7 @@ async def overview(context: Context) -> Overview:
         return Overview(
             chains=await list_chains(context, session),
             payments=await payments.count_by_status(session),
-            webhooks_due=await webhooks.count_due(session, utc_now()),
+            webhooks_due=await delivery_log.count_due(session, utc_now()),
             pauses=paused,
         )
 
@@ -105,7 +106,7 @@ async def health(context: Context, wake_ups: WakeUps) -> Health:
     if checks[0].status == "ok":
         async with context.db.read_aside() as session:
             views = await list_chains(context, session)
-            counts = await webhooks.counts(session, utc_now())
+            counts = await delivery_log.counts(session, utc_now())
             lanes = await swept_lanes(context, session)
             frozen = await sweeps.frozen(session)
             paused = await pauses.list_pauses(session)
@@ -247,7 +248,7 @@ def _endpoint_check(chain: Chain, states: Mapping[str, str]) -> Check:
     return Check(name=f"rpc:{chain.name}", status="ok" if well else "degraded", detail=detail)
 
 
-def _webhooks(counts: webhooks.WebhookCounts) -> str:
+def _webhooks(counts: WebhookCounts) -> str:
     return f"{counts.due} due, {counts.dead} dead, {counts.endpoints_disabled} endpoints disabled"
 
 

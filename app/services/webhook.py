@@ -14,7 +14,7 @@ from app.core.clock import utc_now
 from app.core.logger import get_logger, report_error
 from app.core.secrets import signing_secrets
 from app.db.models import WebhookAttempt, WebhookDelivery
-from app.db.repositories import pauses, webhooks
+from app.db.repositories import pauses, receivers, webhooks
 from app.db.repositories.webhooks import DueDelivery
 from app.services import endpoints
 from app.services.context import Context
@@ -139,7 +139,7 @@ async def forget_silent(session: AsyncSession) -> int:
     if await pauses.webhooks_paused(session):
         return 0
     before = utc_now() - timedelta(seconds=limits.WEBHOOK_SILENCE_S)
-    return await webhooks.forget_silent(session, before, limits.HOUSEKEEPING_ROWS)
+    return await receivers.forget_silent(session, before, limits.HOUSEKEEPING_ROWS)
 
 
 def retry_delay_s(failure_count: int, retry_after_s: float | None = None) -> float | None:
@@ -169,15 +169,15 @@ async def _judge_receivers(
     What was given up before is told nothing more: a later failure would end what was made since then.
     """
     attempts = [(each.delivery.receiver, each.attempt) for each in outcomes if each.attempt is not None]
-    locked = await webhooks.lock_receivers(session, {receiver for receiver, _ in attempts})
-    given_up = {row.receiver for row in locked if webhooks.is_given_up(row)}
+    locked = await receivers.lock_receivers(session, {receiver for receiver, _ in attempts})
+    given_up = {row.receiver for row in locked if receivers.is_given_up(row)}
     well = {receiver for receiver, attempt in attempts if attempt.error is None}
-    await webhooks.forget_failures(session, *sorted(well))
+    await receivers.forget_failures(session, *sorted(well))
     verdicts: dict[str, DisabledReason] = {}
     for receiver, attempt in sorted(attempts, key=lambda each: each[0]):
         if receiver in well or receiver in given_up or attempt.error in OUR_MISTAKES:
             continue
-        state = await webhooks.note_failure(session, receiver, now, attempt.is_unavailable)
+        state = await receivers.note_failure(session, receiver, now, attempt.is_unavailable)
         pause_s = probe_delay_s(state.failure_count)
         state.probe_at = now + timedelta(seconds=pause_s) if pause_s is not None else None
         if now - state.failing_since >= timedelta(seconds=limits.WEBHOOK_GIVE_UP_S):

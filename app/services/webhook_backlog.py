@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.clock import utc_now
 from app.core.logger import get_logger
-from app.db.repositories import webhook_backlog, webhooks
+from app.db.repositories import receivers, webhook_backlog
 from app.services.context import Context
 
 log = get_logger(__name__)
@@ -39,7 +39,7 @@ async def end_given_up(session: AsyncSession, receiver: str, made_until: datetim
     """
     ended = await webhook_backlog.end_pending(session, receiver, "failing", made_until)
     if not await webhook_backlog.is_owed(session, receiver, made_until):
-        await webhooks.forget_failures(session, receiver)
+        await receivers.forget_failures(session, receiver)
     return ended
 
 

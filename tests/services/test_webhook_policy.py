@@ -18,7 +18,7 @@ from app.core import limits
 from app.core.clock import rfc3339, utc_now
 from app.core.netguard import NetGuard, guarded_client
 from app.db.models import Merchant, Pause, WebhookDelivery, WebhookEndpoint, WebhookReceiver
-from app.db.repositories import webhook_backlog, webhooks
+from app.db.repositories import delivery_log, webhook_backlog, webhooks
 from app.services import endpoints, pauses, webhook
 from app.services.context import Context
 from app.services.endpoints import send_test
@@ -326,7 +326,7 @@ async def test_a_receiver_that_is_gone_is_disabled_and_says_so(
         assert told["cause"]["reason"] == "gone"
         assert told["cause"]["delivery_id"].startswith("dlv_")
         async with gateway.context.db.read() as session:
-            counts = await webhooks.counts(session, utc_now())
+            counts = await delivery_log.counts(session, utc_now())
         assert (counts.endpoints_disabled, counts.pending, counts.due) == (1, 0, 0)
 
         await create_payment(client)  # its event is kept for the disabled one, and sent to the other
@@ -518,7 +518,7 @@ async def test_a_large_backlog_of_a_closed_endpoint_is_ended_in_batches_and_not_
 
     assert await send_due(gateway.context, sender) == 0
     async with gateway.context.db.read() as session:
-        assert await webhooks.oldest_due(session, utc_now()) is None  # they wait for no sender
+        assert await delivery_log.oldest_due(session, utc_now()) is None  # they wait for no sender
     assert await end_all(gateway) == [*[2] * (left // 2), *[1] * (left % 2)]
     assert (await reasons(gateway))[reason] == left + 2
     assert (await reasons(gateway))["pending"] == 0

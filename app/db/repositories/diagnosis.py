@@ -26,7 +26,7 @@ from app.db.models import (
     WebhookDelivery,
     WebhookEndpoint,
 )
-from app.db.repositories import webhooks
+from app.db.repositories import delivery_log
 
 OPEN = ("pending", "detected", "confirmed")
 
@@ -179,10 +179,10 @@ async def any_secret(session: AsyncSession) -> bytes | None:
 
 
 async def deliveries(session: AsyncSession, now: datetime, lately: datetime) -> Deliveries:
-    dead = select(func.count()).where(webhooks.given_up())
+    dead = select(func.count()).where(delivery_log.given_up())
     return Deliveries(
-        due=await webhooks.count_due(session, now),
-        due_since=await webhooks.oldest_due(session, now),
+        due=await delivery_log.count_due(session, now),
+        due_since=await delivery_log.oldest_due(session, now),
         dead=await session.scalar(dead) or 0,
         dead_lately=await session.scalar(dead.where(WebhookDelivery.created_at >= lately)) or 0,
     )

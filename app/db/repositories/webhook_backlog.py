@@ -9,7 +9,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.core import limits
 from app.db.models import WebhookDelivery, WebhookEndpoint, WebhookReceiver
-from app.db.repositories.webhooks import is_closed, is_given_up, may_be_given_up
+from app.db.repositories.receivers import is_given_up, may_be_given_up
+from app.db.repositories.webhooks import is_closed
 
 
 async def end_pending(session: AsyncSession, receiver: str, reason: str, made_until: datetime | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import (
@@ -12,7 +12,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    delete,
     exists,
     func,
     or_,
@@ -29,12 +28,11 @@ from app.db.models import (
     Merchant,
     Payment,
     Transaction,
-    WebhookAttempt,
     WebhookDelivery,
     WebhookEndpoint,
     WebhookReceiver,
 )
-from app.db.repositories.chains import upsert
+from app.db.repositories import receivers
 
 # Made once: every change of a payment runs it.
 _ENDPOINTS: Final = (
@@ -84,16 +82,6 @@ class DueDelivery:
     leased_until: datetime
     # When the block was mined that paid the payment; None when none has.
     mined_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookCounts:
-    """`due` are those of `pending` whose time has come, under way or waiting; `dead` those that were given up."""
-
-    endpoints_disabled: int
-    pending: int
-    due: int
-    dead: int
 
 
 async def get_endpoint(
@@ -238,11 +226,11 @@ async def _without_room(session: AsyncSession, now: datetime) -> list[str]:
     """
     under_way = _in_flight(WebhookDelivery.receiver, now)
     busy = {receiver: number for receiver, number in await session.execute(select(under_way))}
-    asked = or_(WebhookReceiver.probe_at > now, may_be_given_up(now), WebhookReceiver.receiver.in_(busy))
+    asked = or_(WebhookReceiver.probe_at > now, receivers.may_be_given_up(now), WebhookReceiver.receiver.in_(busy))
     failing = {row.receiver: row for row in await session.scalars(select(WebhookReceiver).where(asked))}
     full = [receiver for receiver, number in busy.items() if number >= _share(failing.get(receiver))]
     rests = [name for name, row in failing.items() if row.probe_at is not None and row.probe_at > now]
-    return [*full, *rests, *(name for name, row in failing.items() if is_given_up(row))]
+    return [*full, *rests, *(name for name, row in failing.items() if receivers.is_given_up(row))]
 
 
 def _share(failing: WebhookReceiver | None) -> int:
@@ -290,208 +278,3 @@ async def lock_deliveries(session: AsyncSession, ids: Collection[str]) -> dict[s
     """By id; locked in the order of their ids."""
     query = select(WebhookDelivery).where(WebhookDelivery.id.in_(ids)).order_by(WebhookDelivery.id).with_for_update()
     return {row.id: row for row in await session.scalars(query)}
-
-
-# --- how receivers are
-
-
-async def lock_receivers(session: AsyncSession, receivers: Collection[str]) -> list[WebhookReceiver]:
-    """Those of them that fail, locked in order."""
-    query = select(WebhookReceiver).where(WebhookReceiver.receiver.in_(receivers))
-    return list(await session.scalars(query.order_by(WebhookReceiver.receiver).with_for_update()))
-
-
-async def note_failure(session: AsyncSession, receiver: str, now: datetime, unavailable: bool) -> WebhookReceiver:
-    """Count a failed attempt; the row stays locked until the transaction ends. `unavailable` is what a breaker counts;
-    another failure is an answer, and ends such a row. After a long silence failing begins anew."""
-    insert = upsert(session, WebhookReceiver).values(
-        receiver=receiver, failure_count=int(unavailable), failing_since=now, last_failed_at=now, probe_at=None
-    )
-    silent = WebhookReceiver.last_failed_at < now - timedelta(seconds=limits.WEBHOOK_SILENCE_S)
-    changes = {
-        "failure_count": WebhookReceiver.failure_count + 1 if unavailable else 0,
-        "failing_since": case((silent, insert.excluded.failing_since), else_=WebhookReceiver.failing_since),
-        "last_failed_at": now,
-        "probe_at": None,
-    }
-    await session.execute(insert.on_conflict_do_update(index_elements=[WebhookReceiver.receiver], set_=changes))
-    return await session.get_one(WebhookReceiver, receiver, populate_existing=True)
-
-
-async def forget_failures(session: AsyncSession, *receivers: str) -> None:
-    if receivers:
-        await session.execute(delete(WebhookReceiver).where(WebhookReceiver.receiver.in_(receivers)))
-
-
-async def forget_silent(session: AsyncSession, before: datetime, rows: int) -> int:
-    """Forget at most so many receivers whose last failure was before then; returns how many."""
-    silent = select(WebhookReceiver.receiver).where(WebhookReceiver.last_failed_at < before).limit(rows)
-    receivers = list(await session.scalars(silent.with_for_update(skip_locked=True)))  # others lock them in order
-    await forget_failures(session, *receivers)
-    return len(receivers)
-
-
-async def forgive_pause(session: AsyncSession, since: datetime, until: datetime) -> None:
-    """Let the time of a pause count for nothing in how long receivers have been failing: nobody asked them then.
-
-    One that was given up stays as it is: what was made for it in the pause is not to be ended with the rest.
-    """
-    query = select(WebhookReceiver).order_by(WebhookReceiver.receiver).with_for_update()
-    for row in await session.scalars(query):
-        if is_given_up(row):
-            continue
-        row.failing_since += until - max(row.failing_since, since)
-        row.last_failed_at += until - max(row.last_failed_at, since)
-
-
-def is_given_up(row: WebhookReceiver) -> bool:
-    """Whether it is an address of payments' own that had no success for too long. It stays so until all that was
-    pending then is dead; an endpoint is disabled instead."""
-    is_own = " " in row.receiver
-    return is_own and row.last_failed_at - row.failing_since >= timedelta(seconds=limits.WEBHOOK_GIVE_UP_S)
-
-
-def may_be_given_up(now: datetime) -> ColumnElement[bool]:
-    """All that `is_given_up` is true of, and a few more."""
-    return WebhookReceiver.failing_since <= now - timedelta(seconds=limits.WEBHOOK_GIVE_UP_S)
-
-
-# --- the log
-
-
-async def lock_own_delivery(
-    session: AsyncSession, merchant_id: str, delivery_id: str
-) -> tuple[WebhookDelivery, str] | None:
-    """A delivery of the merchant's, locked, with its event's type."""
-    query = (
-        select(WebhookDelivery, Event.type)
-        .join(Event, Event.id == WebhookDelivery.event_id)
-        .where(WebhookDelivery.id == delivery_id, WebhookDelivery.merchant_id == merchant_id)
-        .with_for_update(of=WebhookDelivery)
-    )
-    row = (await session.execute(query)).first()
-    return None if row is None else (row[0], row[1])
-
-
-async def lock_dead(
-    session: AsyncSession,
-    merchant_id: str,
-    since: datetime,
-    endpoint_ids: Collection[str],
-    own_urls: bool,
-    rows: int,
-) -> list[WebhookDelivery]:
-    """Dead deliveries made since then to these endpoints, and to payments' own URLs if asked for; oldest first."""
-    query = (
-        select(WebhookDelivery)
-        .where(_dead(merchant_id, since, endpoint_ids, own_urls))
-        .order_by(WebhookDelivery.id)
-        .limit(rows)
-        .with_for_update(skip_locked=True)
-    )
-    return list(await session.scalars(query))
-
-
-async def count_dead(session: AsyncSession, merchant_id: str, since: datetime, endpoint_ids: Collection[str]) -> int:
-    """How many `lock_dead` would find, payments' own URLs included."""
-    query = select(func.count()).select_from(WebhookDelivery).where(_dead(merchant_id, since, endpoint_ids, True))
-    return await session.scalar(query) or 0
-
-
-def _dead(merchant_id: str, since: datetime, endpoint_ids: Collection[str], own_urls: bool) -> ColumnElement[bool]:
-    receives = WebhookDelivery.endpoint_id.in_(endpoint_ids)
-    return and_(
-        WebhookDelivery.merchant_id == merchant_id,
-        WebhookDelivery.status == "dead",
-        WebhookDelivery.created_at >= since,
-        or_(receives, WebhookDelivery.endpoint_id.is_(None)) if own_urls else receives,
-    )
-
-
-async def get_delivery(session: AsyncSession, delivery_id: str) -> WebhookDelivery | None:
-    """Any merchant's."""
-    return await session.get(WebhookDelivery, delivery_id)
-
-
-async def list_deliveries(
-    session: AsyncSession,
-    merchant_id: str,
-    status: str | None,
-    payment_id: str | None,
-    endpoint_id: str | None,
-    before_id: str | None,
-    limit: int,
-) -> list[tuple[WebhookDelivery, str, str]]:
-    """Deliveries with the type of their event and the URL that they went to, or will; newest first."""
-    url_now = func.coalesce(WebhookEndpoint.url, WebhookDelivery.url)
-    query = (
-        select(
-            WebhookDelivery, Event.type, case((WebhookDelivery.status == "pending", url_now), else_=WebhookDelivery.url)
-        )
-        .join(Event, Event.id == WebhookDelivery.event_id)
-        .outerjoin(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
-        .where(WebhookDelivery.merchant_id == merchant_id)
-    )
-    for column, value in (
-        (WebhookDelivery.status, status),
-        (WebhookDelivery.payment_id, payment_id),
-        (WebhookDelivery.endpoint_id, endpoint_id),
-    ):
-        if value is not None:
-            query = query.where(column == value)
-    if before_id is not None:
-        query = query.where(WebhookDelivery.id < before_id)
-    rows = await session.execute(query.order_by(WebhookDelivery.id.desc()).limit(limit))
-    return [(delivery, event_type, url) for delivery, event_type, url in rows]
-
-
-async def list_attempts(session: AsyncSession, delivery_ids: list[str]) -> dict[str, list[WebhookAttempt]]:
-    query = select(WebhookAttempt).where(WebhookAttempt.delivery_id.in_(delivery_ids)).order_by(WebhookAttempt.id)
-    found: dict[str, list[WebhookAttempt]] = {}
-    for attempt in await session.scalars(query):
-        found.setdefault(attempt.delivery_id, []).append(attempt)
-    return found
-
-
-async def count_due(session: AsyncSession, now: datetime) -> int:
-    query = select(func.count()).where(WebhookDelivery.status == "pending", WebhookDelivery.next_attempt_at <= now)
-    return int(await session.scalar(query) or 0)
-
-
-async def oldest_due(session: AsyncSession, now: datetime) -> datetime | None:
-    """Since when the delivery that waits longest is due, without those that wait for a receiver that is only probed,
-    or for their end."""
-    query = select(func.min(WebhookDelivery.next_attempt_at)).where(
-        WebhookDelivery.status == "pending",
-        WebhookDelivery.next_attempt_at <= now,
-        WebhookDelivery.receiver.not_in(select(WebhookReceiver.receiver).where(_is_probed())),
-        WebhookDelivery.receiver.not_in(select(WebhookEndpoint.id).where(is_closed())),
-    )
-    return await session.scalar(query)
-
-
-async def count_probed(session: AsyncSession) -> int:
-    """Receivers that have failed so often that they are only probed."""
-    return await session.scalar(select(func.count()).select_from(WebhookReceiver).where(_is_probed())) or 0
-
-
-def given_up() -> ColumnElement[bool]:
-    """Dead deliveries that were tried; what is not sent because its endpoint is disabled or deleted is none of them."""
-    not_wanted = ("endpoint_disabled", "endpoint_deleted")
-    return and_(WebhookDelivery.status == "dead", WebhookDelivery.dead_reason.not_in(not_wanted))
-
-
-def _is_probed() -> ColumnElement[bool]:
-    return WebhookReceiver.failure_count >= limits.WEBHOOK_BREAKER_FAILURES
-
-
-async def counts(session: AsyncSession, now: datetime) -> WebhookCounts:
-    """What a gauge shows, of all merchants."""
-    disabled = select(func.count()).where(
-        WebhookEndpoint.disabled_at.is_not(None), WebhookEndpoint.deleted_at.is_(None)
-    )
-    pending = select(func.count()).where(WebhookDelivery.status == "pending")
-    dead = select(func.count()).where(given_up())
-    row = await session.execute(select(disabled.scalar_subquery(), pending.scalar_subquery(), dead.scalar_subquery()))
-    endpoints_disabled, pending_count, dead_count = row.one()
-    return WebhookCounts(endpoints_disabled, pending_count, await count_due(session, now), dead_count)

@@ -36,7 +36,7 @@ from app.db.models import (
     WebhookReceiver,
 )
 from app.db.models import Sweep as SweepRow
-from app.db.repositories import diagnosis, webhooks
+from app.db.repositories import delivery_log, diagnosis
 from app.services import doctor, pauses
 from app.services.blockchain import control
 from app.services.blockchain.backup import rescan_blocks
@@ -428,7 +428,7 @@ async def test_an_endpoint_that_its_merchant_disabled_has_nothing_given_up(syste
     await delivery(system, status="dead", dead_reason="endpoint_disabled")
     assert failed_of(await system.examine()) - NOBODY == set()
     async with system.watch.context.db.read() as session:
-        assert (await webhooks.counts(session, utc_now())).dead == 0
+        assert (await delivery_log.counts(session, utc_now())).dead == 0
 
 
 async def test_an_endpoint_that_says_it_is_gone_is_a_warning(system: System) -> None:
