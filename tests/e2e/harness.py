@@ -35,6 +35,7 @@ DEADLINE_S: Final = 60.0  # for what has no bound in the contract
 STOP_S: Final = 10.0  # DESIGN section 8: SIGTERM ends a process with exit code 0 within this
 TAKEOVER_S: Final = 30.0  # DESIGN section 2.5: a killed worker's work goes on elsewhere within this
 POLL_S: Final = 0.05
+POLL_MAX_S: Final = 0.4  # what has not happened for a while is asked for less often: asking takes what it waits for
 
 # The account m/44'/60'/0' of the mnemonic.
 XPUB: Final = (
@@ -285,6 +286,7 @@ class House:
 async def until(probe: Callable[[], Awaitable[T]], what: str, timeout_s: float) -> T:
     """The first true answer of `probe`; a server that does not answer has not said it yet."""
     deadline = time.monotonic() + timeout_s
+    pause_s = POLL_S
     last: object = None
     while True:
         try:
@@ -297,7 +299,8 @@ async def until(probe: Callable[[], Awaitable[T]], what: str, timeout_s: float) 
             last = answer
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout_s} s for {what}; at last: {last}")
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 1.2, POLL_MAX_S)
 
 
 def chain_yaml(
