@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import settings
 from app.core import metrics
 from app.db import schema
 from tests.support.anvil import Anvil
+from tests.support.clock import Clock
 from tests.support.postgres import Postgres
 from tests.support.receiver import Receiver
 from tests.support.redis import RedisServer
@@ -52,6 +54,14 @@ def forgotten_nodes() -> Iterator[None]:
     yield
     metrics.RPC_REQUEST_SECONDS.clear()
     metrics.RPC_CALLS.clear()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Seconds pass when the test says so, for whoever asks `time.monotonic`."""
+    it = Clock()
+    monkeypatch.setattr(time, "monotonic", it)
+    return it
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,11 @@
 """Goal: a failing endpoint is left alone for a while, another serves meanwhile, and the preferred one comes back."""
 
-import time
-
 import pytest
 
 from app.blockchain.errors import RateLimitedError, TransientError
 from app.blockchain.manager import Breaker, ChainNodes
 from app.core import limits
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    it = Clock()
-    monkeypatch.setattr(time, "monotonic", it)
-    return it
+from tests.support.clock import Clock
 
 
 @pytest.fixture

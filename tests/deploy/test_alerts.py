@@ -4,7 +4,6 @@ Time is counted, not waited for: what a process exposes is scraped every 15 seco
 """
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from app.core.chains import load_chains
 from app.core.queue import WakeUps, connect, queue_name
 from app.db.engine import Database
 from tests.services.blockchain.watch import chain_yaml
+from tests.support.clock import Clock
 from tests.support.exposition import Exposition, read_exposition
 from tests.support.prometheus import SCRAPE_EVERY_S, Prometheus, Series
 
@@ -45,21 +45,6 @@ def gauge(name: str, value: float, **labels: str) -> Exposition:
 
 
 # --- nodes
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    it = Clock()
-    monkeypatch.setattr(time, "monotonic", it)
-    return it
 
 
 @pytest.fixture
