@@ -14,6 +14,7 @@ from app.core import metrics
 from app.db import schema
 from tests.support.anvil import Anvil
 from tests.support.clock import Clock
+from tests.support.compiled import share_compiled_statements
 from tests.support.postgres import Postgres
 from tests.support.receiver import Receiver
 from tests.support.redis import RedisServer
@@ -30,6 +31,7 @@ settings.register_profile("explore", deadline=None, max_examples=2_000)
 settings.load_profile("suite")
 
 watch_private_keys()
+share_compiled_statements()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
