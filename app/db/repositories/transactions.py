@@ -76,21 +76,23 @@ async def set_aside(session: AsyncSession, payment_ids: Collection[str]) -> dict
     """Let no more than the `PAYMENT_TRANSFERS` largest transfers of each asset count for a payment; how many went.
 
     Anybody may send dust to an address, by the thousand for cents, and what counts is decided, shown and told with each
-    change. What was verified stays: it may be what the payment was confirmed by.
+    change. What was verified is a number of its own: it may be what the payment was confirmed by, which nothing larger
+    may take from it, and which must keep no later money from being told and swept.
     """
-    key = (Transaction.payment_id, Transaction.chain_id, Transaction.asset)
+    key = (Transaction.payment_id, Transaction.chain_id, Transaction.asset, Transaction.verified)
     counts = and_(Transaction.payment_id.in_(payment_ids), Transaction.canonical, ~Transaction.set_aside)
     many = select(*key).where(counts).group_by(*key).having(func.count() > limits.PAYMENT_TRANSFERS)
     crowded = [tuple(row) for row in await session.execute(many)]
     if not crowded:
         return {}
-    columns = (*key, Transaction.id, Transaction.verified, Transaction.amount_units)
+    columns = (*key, Transaction.id, Transaction.amount_units)
     found = (await session.execute(select(*columns).where(counts, tuple_(*key).in_(crowded)))).all()
     seen: Counter[tuple[object, ...]] = Counter()
     gone: list[tuple[int, str]] = []
-    for row in sorted(found, key=lambda row: (not row.verified, -row.amount_units, row.id)):
-        seen[row.payment_id, row.chain_id, row.asset] += 1
-        if seen[row.payment_id, row.chain_id, row.asset] > limits.PAYMENT_TRANSFERS:
+    for row in sorted(found, key=lambda row: (-row.amount_units, row.id)):
+        group = (row.payment_id, row.chain_id, row.asset, row.verified)
+        seen[group] += 1
+        if seen[group] > limits.PAYMENT_TRANSFERS:
             gone.append((row.id, row.payment_id))
     for start in range(0, len(gone), limits.SQLITE_VARIABLES):
         ids = [row_id for row_id, _ in gone[start : start + limits.SQLITE_VARIABLES]]

@@ -7,6 +7,8 @@ from app.db.models import Event, Transaction
 from app.db.repositories import sweeps
 from app.services.blockchain.reconcile import reconcile_chain
 from app.services.views import PaymentView
+from tests.services.blockchain.killer import kill_at_every_point
+from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.watch import CONFIRMATIONS, Watch
 
 COUNTING = 3
@@ -62,10 +64,22 @@ async def test_what_confirmed_a_payment_is_never_set_aside(watch: Watch) -> None
     payment = await watch.create(amount="0.000006")
     await dust(watch, payment, 1, 2, 3)
     await watch.mine_and_scan(CONFIRMATIONS)
+    await dust(watch, payment, 4, 4, 4, 4)
     await dust(watch, payment, 40)
     assert (await watch.get(payment)).status == "confirmed"
-    assert await shown_units(watch, payment) == [1, 2, 3]
-    assert await watch.told(payment) == "created detected confirmed"
+    assert await shown_units(watch, payment) == [1, 2, 3, 4, 4, 40]
+    assert await watch.told(payment) == "created detected confirmed overpaid overpaid"
+
+
+async def test_what_confirmed_a_payment_keeps_no_later_money_from_the_treasury(watch: Watch) -> None:
+    payment = await watch.create(amount="0.000006")
+    await dust(watch, payment, 1, 2, 3)
+    await watch.mine_and_scan(CONFIRMATIONS)
+    await dust(watch, payment, 1)
+    assert (await watch.get(payment)).amount_received_units == "7"
+    async with watch.context.db.read() as session:
+        waiting = await sweeps.unswept(session, watch.chain.chain_id, 1_000, CONFIRMATIONS, 0)
+    assert sorted(each.amount_units for each in waiting) == [1, 1, 2, 3]
 
 
 async def test_neither_receipts_nor_sweeps_are_asked_for_what_was_set_aside(watch: Watch) -> None:
@@ -92,3 +106,15 @@ async def test_a_reorg_takes_back_what_counted_and_what_did_not(watch: Watch) ->
     [told] = await watch.rows(Event, Event.type == "payment.reverted")
     assert told.data["amount_received"] == "0"
     assert (await watch.get(payment)).amount_received_units == "9"
+
+
+async def test_a_step_that_sets_aside_may_be_killed_anywhere(watch: Watch, requests: Requests) -> None:
+    payment = await watch.create()
+    for payer, units in enumerate((5, 6, 7, 8), start=2):
+        await watch.pay(payment, units, payer=payer)
+    await watch.anvil.mine()
+    assert await kill_at_every_point(watch, requests) > 20
+    await watch.scan()
+    assert await shown_units(watch, payment) == [6, 7, 8]
+    assert await watch.told(payment) == "created underpaid"
+    assert sorted(row.amount_units for row in await watch.rows(Transaction, Transaction.set_aside)) == [5]
