@@ -122,17 +122,21 @@ async def keep_adding(client: httpx.AsyncClient, busy: asyncio.Event) -> None:
         busy.set()
 
 
+async def walk_while_payments_are_made(client: httpx.AsyncClient, path: str) -> list[str]:
+    busy = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:  # whichever fails ends the other
+        adding = tasks.create_task(keep_adding(client, busy))
+        seen = await walk(client, path, busy)
+        adding.cancel()
+    return seen
+
+
 @pytest.mark.slow
 async def test_ten_thousand_payments_are_walked_while_others_are_made(
     client: httpx.AsyncClient, gateway: Gateway
 ) -> None:
     there = await add_payments(gateway, MANY)
-    busy = asyncio.Event()
-    adding = asyncio.create_task(keep_adding(client, busy))
-    try:
-        seen = await walk(client, "/v1/payments", busy)
-    finally:
-        adding.cancel()
+    seen = await walk_while_payments_are_made(client, "/v1/payments")
     assert len(seen) == len(set(seen))
     assert there <= set(seen)
     assert seen == sorted(seen, reverse=True)
@@ -143,12 +147,7 @@ async def test_a_long_trail_is_walked_while_it_grows(client: httpx.AsyncClient, 
     payment = await create_payment(client)
     there = await add_events(gateway, payment, 1_000)
     path = "/v1/events" if whose == "all" else f"/v1/payments/{payment['id']}/events"
-    busy = asyncio.Event()
-    adding = asyncio.create_task(keep_adding(client, busy))
-    try:
-        seen = await walk(client, path, busy)
-    finally:
-        adding.cancel()
+    seen = await walk_while_payments_are_made(client, path)
     assert len(seen) == len(set(seen))
     assert there <= set(seen)
 
