@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import httpx
 
 from demo.customer import pay
@@ -55,7 +56,7 @@ class Story:
                 async with deadline:
                     stage = await self._set_stage(stack)
                     await self._run_orders(*stage)
-            except (AnvilError, GatewayError, httpx.HTTPError, OSError, RuntimeError) as error:
+            except (AnvilError, GatewayError, aiohttp.ClientError, httpx.HTTPError, OSError, RuntimeError) as error:
                 reason = f"not done within {DEADLINE_S:.0f} s" if deadline.expired() else f"{error}"
                 raise DemoError(f"{reason or type(error).__name__}\n{self._missing()}") from error
             self.succeeded = True

@@ -4,10 +4,9 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
-import httpx
-from aiohttp import web
+from aiohttp import ClientSession, web
 
-from devnet.anvil import NO_CERTIFICATES
+from devnet.anvil import CALL_TIMEOUT
 from tests.support.anvil import Anvil
 
 Call = dict[str, Any]
@@ -115,8 +114,8 @@ class Balancer(_Server):
 
 
 async def ask(url: str, payload: Any) -> Any:
-    async with httpx.AsyncClient(trust_env=False, timeout=30, verify=NO_CERTIFICATES) as client:
-        return (await client.post(url, json=payload)).json()
+    async with ClientSession(timeout=CALL_TIMEOUT) as session, session.post(url, json=payload) as response:
+        return await response.json()
 
 
 def result(call: Call, value: Any) -> Call:
