@@ -4,7 +4,6 @@ import base64
 import binascii
 import os
 import re
-import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -332,43 +331,6 @@ def read_environment(env_file: Path | None = Path(".env")) -> dict[str, str]:
     """The environment over `env_file`, as `load_settings` sees them: what chains.yaml's `${VARIABLES}` stand for."""
     from_file = dotenv_values(env_file, encoding="utf-8") if env_file is not None and env_file.is_file() else {}
     return {name: value for name, value in from_file.items() if value is not None} | dict(os.environ)
-
-
-def load_or_create_secret_key(settings: Settings) -> str:
-    """The key for `SecretBox`: SECRET_KEY, or embedded the data directory's `secret.key`, made once with mode 0600.
-
-    Raises ConfigError in production without SECRET_KEY, and for a file that cannot be read or is damaged.
-    """
-    if settings.secret_key is not None:
-        return settings.secret_key.get_secret_value()
-    settings.require_production()
-    path = settings.secret_key_file
-    try:
-        if not path.exists():
-            _create_once(path, secrets.token_urlsafe(48))
-        key = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the secret key cannot be kept there: {error}") from None
-    if len(key) < SECRET_KEY_CHARS:
-        raise ConfigError(f"{path}: damaged, a key has {SECRET_KEY_CHARS} characters or more; restore it from a backup")
-    return key
-
-
-def _create_once(path: Path, text: str) -> None:
-    """Write a 0600 file that is either absent or whole, and that a second process starting beside us cannot replace."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)  # unlike a rename, fails when the other process was first
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
 
 
 def _require_redis_options(url: str) -> None:

@@ -5,9 +5,10 @@ from functools import cached_property
 
 from app.blockchain.manager import BlockchainManager
 from app.core.chains import Chain, ChainsFile
-from app.core.config import Settings, load_or_create_secret_key
+from app.core.config import Settings
 from app.core.errors import UnknownChain
 from app.core.netguard import NetGuard
+from app.core.secret_key import load_or_create_secret_key
 from app.core.secrets import SecretBox
 from app.db.engine import Database
 from app.db.repositories.addresses import Indexes

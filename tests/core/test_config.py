@@ -1,9 +1,6 @@
 """Goal: settings come from where the operator put them; secrets are used unwrapped, never shown; mistakes are named."""
 
 import base64
-import hashlib
-import multiprocessing
-import stat
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -12,26 +9,17 @@ import pytest
 from app.core.config import (
     RequestRate,
     Settings,
-    load_or_create_secret_key,
     load_settings,
     read_environment,
 )
 from app.core.errors import ConfigError
-from app.core.secrets import SecretBox
 
 MNEMONIC = "test test test test test test test test test test test junk"
 XPUB = "xpub6Cexample"
 SECRET_KEY = "0123456789abcdef0123456789abcdef"
 REDIS = "redis://:redispass@localhost:6379/0"
 
-
-@pytest.fixture(autouse=True)
-def empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable of the machine, and no `.env` but the test's own."""
-    for name in list(read_environment(None)):
-        if name.upper().startswith("PAYWATCH_"):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_environment")
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
@@ -59,12 +47,6 @@ def test_a_mnemonic_is_unwrapped_before_it_is_used(monkeypatch: pytest.MonkeyPat
     assert found.mnemonic is not None
     assert found.mnemonic.get_secret_value() == MNEMONIC
     assert str(found.mnemonic) != MNEMONIC
-
-
-def test_the_secret_key_is_unwrapped_before_keys_are_derived(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = load_or_create_secret_key(settings(monkeypatch, SECRET_KEY=SECRET_KEY))
-    assert key == SECRET_KEY
-    assert SecretBox(SECRET_KEY).decrypt(SecretBox(key).encrypt("x")) == "x"
 
 
 def test_settings_are_read_from_the_env_file_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,45 +322,6 @@ def test_in_production_only_the_sweepers_worker_may_hold_a_private_key(monkeypat
 
 def test_a_worker_without_a_wallet_may_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     settings(monkeypatch, REDIS_URL=REDIS, SECRET_KEY=SECRET_KEY).check_worker(["listener", "webhook"])
-
-
-def test_embedded_mode_makes_its_secret_key_once_with_mode_0600() -> None:
-    key = load_or_create_secret_key(load_settings())
-    path = Path("data/secret.key")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert len(key) >= 32
-    assert load_or_create_secret_key(load_settings()) == key == path.read_text().strip()
-    assert [entry.name for entry in path.parent.iterdir()] == ["secret.key"]
-
-
-def _key_digest(directory: str) -> str:
-    url = f"sqlite+aiosqlite:///{directory}/paywatch.db"
-    return hashlib.sha256(load_or_create_secret_key(Settings(database_url=url)).encode()).hexdigest()
-
-
-def test_processes_that_start_together_agree_on_one_secret_key(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        assert len(set(pool.map(_key_digest, [str(tmp_path / "new")] * 8))) == 1
-
-
-def test_a_damaged_secret_key_file_is_never_replaced() -> None:
-    Path("data").mkdir()
-    Path("data/secret.key").write_text("short\n")
-    with pytest.raises(ConfigError, match="damaged"):
-        load_or_create_secret_key(load_settings())
-    assert Path("data/secret.key").read_text() == "short\n"
-
-
-def test_a_data_directory_that_cannot_be_written_is_named() -> None:
-    Path("data").write_text("a file in its place")
-    with pytest.raises(ConfigError, match=r"data/secret\.key: the secret key cannot be kept there"):
-        load_or_create_secret_key(load_settings())
-
-
-def test_production_makes_no_secret_key_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="PAYWATCH_SECRET_KEY is required"):
-        load_or_create_secret_key(settings(monkeypatch, REDIS_URL=REDIS))
-    assert not Path("data").exists()
 
 
 def test_the_environment_for_chains_yaml_includes_the_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
