@@ -14,8 +14,8 @@ from app.core.clock import utc_now
 from app.core.logger import get_logger, report_error
 from app.core.secrets import signing_secrets
 from app.db.models import WebhookAttempt, WebhookDelivery
-from app.db.repositories import pauses, receivers, webhooks
-from app.db.repositories.webhooks import DueDelivery
+from app.db.repositories import pauses, receivers, webhook_claims, webhooks
+from app.db.repositories.webhook_claims import DueDelivery
 from app.services import endpoints
 from app.services.context import Context
 from app.services.endpoints import DisabledReason
@@ -56,7 +56,7 @@ async def claim(context: Context, rows: int) -> list[DueDelivery]:
     async with context.db.write() as session:
         if await pauses.webhooks_paused(session):
             return []
-        return await webhooks.claim_due(session, now, now + timedelta(seconds=limits.WEBHOOK_LEASE_S), rows)
+        return await webhook_claims.claim_due(session, now, now + timedelta(seconds=limits.WEBHOOK_LEASE_S), rows)
 
 
 async def send(context: Context, client: httpx.AsyncClient, delivery: DueDelivery) -> Attempt:

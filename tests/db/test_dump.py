@@ -30,7 +30,7 @@ from app.db.models import (
     WebhookDelivery,
     WebhookEndpoint,
 )
-from app.db.repositories import pauses, webhooks
+from app.db.repositories import pauses, webhook_claims
 from app.db.repositories.addresses import Indexes
 from app.db.schema import SchemaError
 from tests.db.rows import NOW, insert_merchant, insert_payment
@@ -296,7 +296,7 @@ async def test_an_endpoint_that_ended_since_the_backup_gets_nothing(rows: Rows, 
             row.id: (row.deleted_at, row.disabled_at, row.disabled_reason)
             for row in await session.scalars(select(WebhookEndpoint))
         }
-        due = await webhooks.claim_due(session, NOW, NOW + timedelta(minutes=1), 10)
+        due = await webhook_claims.claim_due(session, NOW, NOW + timedelta(minutes=1), 10)
     assert ended == {"whe_1": (NOW, None, None), "whe_2": (None, NOW, "gone"), "whe_3": (None, None, None)}
     assert [each.endpoint_id for each in due] == ["whe_3"]
 

@@ -18,7 +18,7 @@ from app.core import limits
 from app.core.clock import rfc3339, utc_now
 from app.core.netguard import NetGuard, guarded_client
 from app.db.models import Merchant, Pause, WebhookDelivery, WebhookEndpoint, WebhookReceiver
-from app.db.repositories import delivery_log, webhook_backlog, webhooks
+from app.db.repositories import delivery_log, webhook_backlog, webhook_claims, webhooks
 from app.services import endpoints, pauses, webhook
 from app.services.context import Context
 from app.services.endpoints import send_test
@@ -188,7 +188,7 @@ async def test_a_dead_senders_leases_block_a_receivers_slots_no_longer_than_they
         await create_payment(client, webhook_url=receiver.url)
     async with gateway.context.db.write() as session:  # a sender that took all slots and died
         until = utc_now() + timedelta(seconds=limits.WEBHOOK_LEASE_S)
-        assert len(await webhooks.claim_due(session, utc_now(), until, 50)) == limits.WEBHOOK_ENDPOINT_CONCURRENCY
+        assert len(await webhook_claims.claim_due(session, utc_now(), until, 50)) == limits.WEBHOOK_ENDPOINT_CONCURRENCY
     assert await send_due(gateway.context, sender) == 0
     await end_leases(gateway)
     assert await send_all(gateway.context, sender) == limits.WEBHOOK_ENDPOINT_CONCURRENCY + 1

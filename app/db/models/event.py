@@ -1,12 +1,12 @@
 """The audit trail and the webhook outbox."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, and_, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base
+from app.db.base import Base, flag, index_of_some
 from app.db.types import BigId, Json, UtcDateTime
 
 
@@ -69,16 +69,22 @@ class WebhookReceiver(Base):
     probe_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+_PENDING: Final = text("status = 'pending'")
+_IN_TURN: Final = ("receiver", "next_attempt_at", "id")
+
+
 class WebhookDelivery(Base):
     """One event to one receiver; written with the event, in the transaction that changed the payment."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
-        Index("ix_webhook_deliveries_status_next_attempt_at", "status", "next_attempt_at"),
         Index("ix_webhook_deliveries_merchant_id_id", "merchant_id", "id"),
         # Both columns: SQLite, which knows no statistics, would look for a payment's pending ones among all pending.
         Index("ix_webhook_deliveries_payment_id_status", "payment_id", "status"),
-        Index("ix_webhook_deliveries_receiver_status", "receiver", "status"),
+        # What a receiver gets next, whatever waits behind it; what a person asked for; what may be replayed.
+        index_of_some("ix_webhook_deliveries_pending", *_IN_TURN, where=_PENDING),
+        index_of_some("ix_webhook_deliveries_manual", *_IN_TURN, where=and_(_PENDING, flag("manual"))),
+        index_of_some("ix_webhook_deliveries_dead", "merchant_id", "created_at", where=text("status = 'dead'")),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

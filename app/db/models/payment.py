@@ -13,16 +13,15 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    and_,
     text,
     true,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core import limits
-from app.db.base import Base
+from app.db.base import Base, flag, index_of_some
 from app.db.types import Address, BigId, Json, Units, UtcDateTime
-
-_HOLDS = "holds_order AND status NOT IN ('expired', 'cancelled')"
 
 
 class DepositAddress(Base):
@@ -44,21 +43,16 @@ class Payment(Base):
     __tablename__ = "payments"
     __table_args__ = (
         # An order is not given to two payments that are neither expired nor cancelled.
-        Index(
+        index_of_some(
             "uq_payments_open_order",
             "merchant_id",
             "order_id",
+            where=and_(flag("holds_order"), text("status NOT IN ('expired', 'cancelled')")),
             unique=True,
-            postgresql_where=text(_HOLDS),
-            sqlite_where=text(_HOLDS),
         ),
         # What a merchant looks up, and what every payment for an order is checked by.
-        Index(
-            "ix_payments_merchant_id_order_id",
-            "merchant_id",
-            "order_id",
-            postgresql_where=text("order_id IS NOT NULL"),
-            sqlite_where=text("order_id IS NOT NULL"),
+        index_of_some(
+            "ix_payments_merchant_id_order_id", "merchant_id", "order_id", where=text("order_id IS NOT NULL")
         ),
         Index("ix_payments_merchant_id_id", "merchant_id", "id"),
         Index("ix_payments_status_expires_at", "status", "expires_at"),

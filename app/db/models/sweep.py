@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, and_
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base
+from app.db.base import Base, flag, index_of_some
 from app.db.types import Address, BigId, Hash, Units, UtcDateTime
 
 
@@ -72,15 +72,7 @@ class SweepItem(Base):
 
     __tablename__ = "sweep_items"
     __table_args__ = (
-        Index(
-            "uq_sweep_items_live",
-            "chain_id",
-            "address",
-            "asset",
-            unique=True,
-            postgresql_where=text("live"),
-            sqlite_where=text("live"),
-        ),
+        index_of_some("uq_sweep_items_live", "chain_id", "address", "asset", where=flag("live"), unique=True),
         Index("ix_sweep_items_address_chain_id", "address", "chain_id"),
     )
 
@@ -129,12 +121,7 @@ class Outflow(Base):
         UniqueConstraint("chain_id", "block_hash", "tx_index", "position"),
         Index("ix_outflows_chain_id_block_number", "chain_id", "block_number"),
         Index("ix_outflows_sender_chain_id", "sender", "chain_id"),
-        Index(
-            "ix_outflows_unverified",
-            "chain_id",
-            postgresql_where=text("canonical AND NOT verified"),
-            sqlite_where=text("canonical AND NOT verified"),
-        ),
+        index_of_some("ix_outflows_unverified", "chain_id", where=and_(flag("canonical"), ~flag("verified"))),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

@@ -10,15 +10,13 @@ from sqlalchemy import (
     Index,
     String,
     UniqueConstraint,
+    and_,
     false,
-    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base
+from app.db.base import Base, flag, index_of_some
 from app.db.types import Address, BigId, Hash, Units, UtcDateTime
-
-_UNSWEPT = "canonical AND NOT swept AND NOT set_aside"
 
 
 class Transaction(Base):
@@ -35,13 +33,10 @@ class Transaction(Base):
         ForeignKeyConstraint(["chain_id", "asset"], ["tokens.chain_id", "tokens.address"]),
         Index("ix_transactions_chain_id_block_number", "chain_id", "block_number"),
         Index("ix_transactions_recipient_chain_id", "recipient", "chain_id"),
-        Index(
-            "ix_transactions_counting",
-            "payment_id",
-            postgresql_where=text("NOT set_aside"),
-            sqlite_where=text("NOT set_aside"),
+        index_of_some("ix_transactions_counting", "payment_id", where=~flag("set_aside")),
+        index_of_some(
+            "ix_transactions_unswept", "chain_id", where=and_(flag("canonical"), ~flag("swept"), ~flag("set_aside"))
         ),
-        Index("ix_transactions_unswept", "chain_id", postgresql_where=text(_UNSWEPT), sqlite_where=text(_UNSWEPT)),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

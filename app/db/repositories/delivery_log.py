@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.models import Event, WebhookAttempt, WebhookDelivery, WebhookEndpoint, WebhookReceiver
 from app.db.repositories import receivers
-from app.db.repositories.webhooks import is_closed
+from app.db.repositories.webhooks import IS_DEAD, IS_PENDING, is_closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _dead(merchant_id: str, since: datetime, endpoint_ids: Collection[str], own_
     receives = WebhookDelivery.endpoint_id.in_(endpoint_ids)
     return and_(
         WebhookDelivery.merchant_id == merchant_id,
-        WebhookDelivery.status == "dead",
+        IS_DEAD,
         WebhookDelivery.created_at >= since,
         or_(receives, WebhookDelivery.endpoint_id.is_(None)) if own_urls else receives,
     )
@@ -95,8 +95,9 @@ async def list_deliveries(
         .outerjoin(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
         .where(WebhookDelivery.merchant_id == merchant_id)
     )
+    if status is not None:
+        query = query.where({"pending": IS_PENDING, "dead": IS_DEAD}.get(status, WebhookDelivery.status == status))
     for column, value in (
-        (WebhookDelivery.status, status),
         (WebhookDelivery.payment_id, payment_id),
         (WebhookDelivery.endpoint_id, endpoint_id),
     ):
@@ -117,7 +118,7 @@ async def list_attempts(session: AsyncSession, delivery_ids: list[str]) -> dict[
 
 
 async def count_due(session: AsyncSession, now: datetime) -> int:
-    query = select(func.count()).where(WebhookDelivery.status == "pending", WebhookDelivery.next_attempt_at <= now)
+    query = select(func.count()).where(IS_PENDING, WebhookDelivery.next_attempt_at <= now)
     return int(await session.scalar(query) or 0)
 
 
@@ -125,7 +126,7 @@ async def oldest_due(session: AsyncSession, now: datetime) -> datetime | None:
     """Since when the delivery that waits longest is due, without those that wait for a receiver that is only probed,
     or for their end."""
     query = select(func.min(WebhookDelivery.next_attempt_at)).where(
-        WebhookDelivery.status == "pending",
+        IS_PENDING,
         WebhookDelivery.next_attempt_at <= now,
         WebhookDelivery.receiver.not_in(select(WebhookReceiver.receiver).where(receivers.is_probed())),
         WebhookDelivery.receiver.not_in(select(WebhookEndpoint.id).where(is_closed())),
@@ -141,7 +142,7 @@ async def count_probed(session: AsyncSession) -> int:
 def given_up() -> ColumnElement[bool]:
     """Dead deliveries that were tried; what is not sent because its endpoint is disabled or deleted is none of them."""
     not_wanted = ("endpoint_disabled", "endpoint_deleted")
-    return and_(WebhookDelivery.status == "dead", WebhookDelivery.dead_reason.not_in(not_wanted))
+    return and_(IS_DEAD, WebhookDelivery.dead_reason.not_in(not_wanted))
 
 
 async def counts(session: AsyncSession, now: datetime) -> WebhookCounts:
@@ -149,7 +150,7 @@ async def counts(session: AsyncSession, now: datetime) -> WebhookCounts:
     disabled = select(func.count()).where(
         WebhookEndpoint.disabled_at.is_not(None), WebhookEndpoint.deleted_at.is_(None)
     )
-    pending = select(func.count()).where(WebhookDelivery.status == "pending")
+    pending = select(func.count()).where(IS_PENDING)
     dead = select(func.count()).where(given_up())
     row = await session.execute(select(disabled.scalar_subquery(), pending.scalar_subquery(), dead.scalar_subquery()))
     endpoints_disabled, pending_count, dead_count = row.one()

@@ -27,6 +27,7 @@ from app.db.models import (
     WebhookEndpoint,
 )
 from app.db.repositories import delivery_log
+from app.db.repositories.webhooks import IS_PENDING
 
 OPEN = ("pending", "detected", "confirmed")
 
@@ -202,7 +203,7 @@ async def failing_receivers(session: AsyncSession) -> list[tuple[str, str]]:
     """(URL, error of the last attempt) of deliveries that failed and will be tried again, the first few."""
     failing = (
         select(WebhookDelivery.id, WebhookDelivery.url)
-        .where(WebhookDelivery.status == "pending", WebhookDelivery.failure_count > 0)
+        .where(IS_PENDING, WebhookDelivery.failure_count > 0)
         .limit(limits.DOCTOR_ROWS)
         .subquery()
     )
