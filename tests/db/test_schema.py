@@ -386,7 +386,7 @@ async def test_what_a_revision_destroys_is_known_before_it_runs(
     add_revision(versions, statement)
     [phrase] = await destroyed(db_url, "upgrade", "head")
     assert phrase.startswith(lost)
-    assert await destroyed(db_url, "downgrade", "-1") != (), "the way down of what is applied now, not of that"
+    assert await destroyed(db_url, "downgrade", "base") != (), "the way down of what is applied now, not of that"
 
 
 async def test_going_below_0003_may_cost_orders_their_names(db_url: str) -> None:
