@@ -1,6 +1,7 @@
 """What handlers ask for: the gateway, the caller, pagination, safe text."""
 
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -73,8 +74,28 @@ class Needs:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
 
-    async def __call__(self, caller: CallerDep) -> None:
+    async def __call__(self, request: Request, caller: CallerDep) -> None:
         caller.require(self.scope)
+        _check_query(request)
+
+
+def _check_query(request: Request) -> None:
+    """Raises InvalidRequest for a query parameter that the route does not have, or that comes twice.
+
+    A mistyped filter that is ignored finds everything, and the first of everything is somebody else's order.
+    """
+    if not request.scope["query_string"]:
+        return
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    unknown = f"is no parameter of this call, which has {', '.join(sorted(known)) or 'none'}"
+    problems = [
+        FieldError(name[:64], "is given twice" if name in known else unknown)
+        for name, count in given.items()
+        if name not in known or count > 1
+    ]
+    if problems:
+        raise InvalidRequest("; ".join(f"{each.path}: {each.message}" for each in problems), problems)
 
 
 def needs(scope: Scope) -> Any:

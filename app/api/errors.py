@@ -6,16 +6,19 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.api.address import client_address
 from app.core.errors import (
     Conflict,
     FieldError,
     Forbidden,
+    InvalidAmount,
     InvalidRequest,
     NotFound,
     PayloadTooLarge,
@@ -23,6 +26,7 @@ from app.core.errors import (
     RateLimited,
     ServiceUnavailable,
     Unauthorized,
+    UnsupportedMediaType,
 )
 from app.core.logger import get_logger, report_error
 from app.services.gateway import Gateway
@@ -30,7 +34,7 @@ from app.services.outages import is_outage
 
 log = get_logger(__name__)
 
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "malformed_json", 413: "payload_too_large"}
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 GENERAL: Final = {
@@ -40,6 +44,7 @@ GENERAL: Final = {
     404: NotFound.code,
     409: Conflict.code,
     413: PayloadTooLarge.code,
+    415: UnsupportedMediaType.code,
     422: InvalidRequest.code,
     429: RateLimited.code,
     500: PaywatchError.code,
@@ -76,8 +81,8 @@ class Problem(BaseModel):
 def problem_responses(*problems: int | type[PaywatchError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's responses for these problems: errors by their class, or a status for its general one.
 
-    `app.api.openapi` spells them out, and adds those that every operation can have: 400, 401, 403, 404, 413, 422, 429,
-    500 and 503 with their general codes need not be named.
+    `app.api.openapi` spells them out, and adds those that every operation can have: 400, 401, 403, 404, 413, 415, 422,
+    429, 500 and 503 with their general codes need not be named.
     """
     found: dict[int | str, dict[str, Any]] = {}
     for each in problems:
@@ -127,21 +132,27 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [FieldError(_path(each["loc"]), str(each["msg"])) for each in error.errors()]
-        if any(each["type"] == "json_invalid" for each in error.errors()):
-            answer = problem(request, 400, "malformed_json", "Malformed JSON", "the body is not JSON", found)
-            return await _without_a_key(request, answer)
+        errors = error.errors()
+        if any(each["type"] == "json_invalid" for each in errors):
+            return await _without_a_key(request, _malformed(request, _where_malformed(errors[0])))
+        # FastAPI leaves a body unread as bytes that is not called JSON.
+        if any(each["loc"] == ("body",) and isinstance(each["input"], bytes) for each in errors):
+            return known_problem(request, UnsupportedMediaType("send the body with `Content-Type: application/json`"))
+        found = [FieldError(_path(each["loc"]), _message(each)) for each in errors]
         # A wrong amount has one code, whether its type or its digits are wrong.
         wrong = [each.path for each in found]
-        code = "invalid_amount" if wrong in (["amount"], ["price.amount"]) else InvalidRequest.code
-        detail = "; ".join(f"{each.path}: {each.message}" for each in found)
-        return problem(request, InvalidRequest.status, code, InvalidRequest.title, detail, found)
+        kind = InvalidAmount if wrong in (["amount"], ["price.amount"]) else InvalidRequest
+        detail = "; ".join(f"{each.path or 'the body'}: {each.message}" for each in found)
+        return known_problem(request, kind(detail, found))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:  # FastAPI's, of a body that it cannot read
+            return await _without_a_key(request, _malformed(request))
         code = _HTTP_CODES.get(error.status_code, "http_error")
         detail = str(error.detail)
-        answer = problem(request, error.status_code, code, detail, detail, headers=error.headers)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        answer = problem(request, error.status_code, code, titles().get(code, detail), detail, headers=headers)
         return await _without_a_key(request, answer)
 
     @app.exception_handler(DBAPIError)
@@ -179,6 +190,41 @@ def _report(request: Request, error: Exception) -> JSONResponse:
     report = report_error(log, error, request_id=request.state.request_id)
     detail = f"something went wrong on our side; report {report} has the details"
     return problem(request, 500, "internal_error", "Internal error", detail)
+
+
+def _malformed(request: Request, where: str = "") -> JSONResponse:
+    code = GENERAL[400]
+    return problem(request, 400, code, titles()[code], f"the body is not JSON{where}")
+
+
+def _where_malformed(error: Mapping[str, Any]) -> str:
+    return f": {error['ctx']['error']} at character {error['loc'][-1]}"
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path, those of all its routes: Starlette names the first one's only (RFC 9110, 15.5.6)."""
+    methods: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    """What is wrong with a field, without pydantic's words for Python's types and its own steps."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "missing" and error["loc"] == ("body",):
+        return "is missing"
+    if kind in ("model_attributes_type", "dict_type"):
+        return "must be a JSON object"
+    if kind == "too_short":
+        return "must not be empty"  # no minimum of ours is above 1
+    if kind == "too_long":
+        unit = "characters" if isinstance(error["input"], str) else "items"
+        return f"must have at most {context['max_length']} {unit}"
+    return str(error["msg"])
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -93,10 +93,9 @@ def _add_problems(path: str, method: str, operation: dict[str, Any]) -> None:
             if status.startswith("2"):
                 answer["headers"] = _REPLAYED
     if path.startswith("/v1/"):
-        general = {"401", "403", "429", "500", "503"}
+        general = {"401", "403", "422", "429", "500", "503"}
         general |= {"404"} if "{" in path else set()
-        general |= {"422"} if operation.get("parameters") or "requestBody" in operation else set()
-        general |= {"400"} if "requestBody" in operation else set()
+        general |= {"400", "415"} if "requestBody" in operation else set()
         general |= {"413"} if method != "get" else set()
         for status in general:
             codes.setdefault(status, set()).add(GENERAL[int(status)])

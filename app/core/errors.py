@@ -105,6 +105,12 @@ class PayloadTooLarge(PaywatchError):
     title = "Payload too large"
 
 
+class UnsupportedMediaType(PaywatchError):
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+
+
 class RateLimited(PaywatchError):
     status = 429
     code = "rate_limited"

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-AnyEventType = EventType | Literal["webhook_endpoint.disabled"]
+AnyEventType = Literal[EventType, "webhook_endpoint.disabled"]
 
 
 class EventView(View):

@@ -1,17 +1,26 @@
 """Goal: whatever a caller sends, the answer is a 4xx problem that says what is wrong, and nothing is written."""
 
 import json
+import re
 from typing import Any
 
 import httpx
 import pytest
 
+from server import create_app
 from tests.support.gateway import Devnet
 from tests.support.problems import read_problem
 
 GOOD = {"chain": "devnet", "token": "USDC", "amount": "25"}
 JSON = {"content-type": "application/json"}
 LISTS = ["/v1/payments", "/v1/events", "/v1/sweeps", "/v1/webhook_endpoints", "/v1/webhook_deliveries"]
+
+OPERATIONS = [
+    (method.upper(), path)
+    for path, methods in create_app().openapi()["paths"].items()
+    for method in methods
+    if path.startswith("/v1/")
+]
 
 
 def wrong(code: str, **changed: Any) -> Any:
@@ -257,7 +266,8 @@ async def test_a_body_that_is_not_called_json_is_refused(
     shared_client: httpx.AsyncClient, content_type: str | None
 ) -> None:
     headers = {"content-type": content_type} if content_type else {}
-    read_problem(await shared_client.post("/v1/payments", content=json.dumps(GOOD).encode(), headers=headers), 422)
+    response = await shared_client.post("/v1/payments", content=json.dumps(GOOD).encode(), headers=headers)
+    assert "application/json" in read_problem(response, 415, "unsupported_media_type")["detail"]
 
 
 @pytest.mark.parametrize(
@@ -348,6 +358,63 @@ async def test_a_weird_page_is_refused(shared_client: httpx.AsyncClient, path: s
 async def test_a_weird_filter_is_refused(shared_client: httpx.AsyncClient, query: str) -> None:
     problem = read_problem(await shared_client.get(f"/v1/payments?{query}"), 422, "validation_error")
     assert [error["path"] for error in problem["errors"]] == [query.partition("=")[0]]
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+async def test_a_parameter_that_a_call_does_not_have_is_refused(
+    shared_client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    # A mistyped filter that is ignored finds everything: `?orderid=A-1` would show whatever payment is the newest.
+    url = re.sub("{.*?}", "pay_01J00000000000000000000000", path)
+    response = await shared_client.request(method, f"{url}?orderid=A-1")
+    problem = read_problem(response, 422, "validation_error")
+    assert [error["path"] for error in problem["errors"]] == ["orderid"]
+    del shared_client.headers["authorization"]
+    read_problem(await shared_client.request(method, f"{url}?orderid=A-1"), 401)
+
+
+@pytest.mark.parametrize("query", ["status=pending&status=expired", "limit=1&limit=1", "order_id=A&order_id=B"])
+async def test_a_filter_that_comes_twice_is_refused(shared_client: httpx.AsyncClient, query: str) -> None:
+    problem = read_problem(await shared_client.get(f"/v1/payments?{query}"), 422, "validation_error")
+    assert problem["errors"] == [{"path": query.partition("=")[0], "message": "is given twice"}]
+
+
+async def test_an_unknown_event_type_is_told_by_the_parameters_name(shared_client: httpx.AsyncClient) -> None:
+    problem = read_problem(await shared_client.get("/v1/events?type=payment.paid"), 422, "validation_error")
+    [error] = problem["errors"]
+    assert error["path"] == "type"
+    assert "'payment.settled'" in error["message"]
+    assert "'webhook_endpoint.disabled'" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "detail"),
+    [
+        (b"", 422, "the body: is missing"),
+        (b"[]", 422, "the body: must be a JSON object"),
+        (b'{"chain":', 400, "the body is not JSON: Expecting value at character 9"),
+        (b"\xff", 400, "the body is not JSON"),
+        (b'{"order_id": ""}', 422, "order_id: must not be empty"),
+        (json.dumps({"order_id": "x" * 129}).encode(), 422, "order_id: must have at most 128 characters"),
+        (b'{"metadata": "x"}', 422, "metadata: must be a JSON object"),
+        (b'{"metadata": {"a": "\\u0000"}}', 422, "metadata: must not contain NUL"),
+        (b'{"accept": []}', 422, "accept: must not be empty"),
+        (json.dumps({"accept": [GOOD] * 21}).encode(), 422, "accept: must have at most 20 items"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, bytes) else None,
+)
+async def test_a_refusal_says_what_is_wrong_in_the_callers_words(
+    shared_client: httpx.AsyncClient, content: bytes, status: int, detail: str
+) -> None:
+    problem = read_problem(await shared_client.post("/v1/payments", content=content, headers=JSON), status)
+    assert detail in problem["detail"].split("; ")
+    assert problem["title"] == ("Invalid request" if status == 422 else "Malformed JSON")
+
+
+@pytest.mark.parametrize("amount", [25, 25.5, "-1", None])
+async def test_a_wrong_amount_has_one_title(shared_client: httpx.AsyncClient, amount: Any) -> None:
+    problem = read_problem(await shared_client.post("/v1/payments", json=GOOD | {"amount": amount}), 422)
+    assert (problem["code"], problem["title"]) == ("invalid_amount", "Invalid amount")
 
 
 @pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "9" * 19, "%00", "%D9%A3", "", "pay_01J00000000000000000000000"])

@@ -56,6 +56,8 @@ async def test_an_unknown_path_is_a_problem(shared_client: httpx.AsyncClient, me
         ("DELETE", "/v1/payments/pay_01J00000000000000000000000", {"GET"}),
         ("GET", "/v1/payments/pay_01J00000000000000000000000/cancel", {"POST"}),
         ("POST", "/v1/chains", {"GET"}),
+        ("PUT", "/v1/payments", {"GET", "POST"}),
+        ("POST", "/v1/webhook_endpoints/whe_01J00000000000000000000000", {"GET", "PATCH", "DELETE"}),
         ("POST", "/health/live", {"GET"}),
     ],
 )

@@ -72,7 +72,8 @@ def test_each_operation_says_what_can_go_wrong(path: str, method: str, operation
     assert codes["500"] == {"internal_error"}
     assert codes["503"] >= {"service_unavailable"}
     assert "404" in codes or "{" not in path
-    assert ("requestBody" in operation) == ("400" in codes)
+    assert ("requestBody" in operation) == ("400" in codes) == ("415" in codes)
+    assert "422" in codes
     assert (method != "get") == ("413" in codes)
     assert operation["summary"]
 
