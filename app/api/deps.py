@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidatorFunctionWrapHandler, WrapValidator
 
 from app.api.address import client_address
 from app.core import limits
@@ -18,6 +18,7 @@ from app.services.keys import Caller, Scope, authenticate
 __all__ = ["Gateway", "running_gateway"]
 
 _ID = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _bearer = HTTPBearer(auto_error=False)
 
 
@@ -29,6 +30,21 @@ def _storable(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_storable)]
+
+
+def _utc_time(value: Any, parse: ValidatorFunctionWrapHandler) -> datetime:
+    """Pydantic takes numbers too, of seconds or milliseconds as it guesses. A time without a zone is taken as UTC."""
+    try:
+        if not isinstance(value, str) or not _DATE.match(value):
+            raise ValueError(value)
+        moment: datetime = parse(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        message = "must be a time as RFC 3339 writes it, of the years 1 to 9999, such as 2026-01-31T12:00:00Z"
+        raise ValueError(f"{message} (in a URL + is %2B)") from error
+
+
+UtcTime = Annotated[datetime, WrapValidator(_utc_time)]
 
 
 async def get_gateway(request: Request) -> Gateway:
@@ -135,15 +151,9 @@ def after_id(cursor: str | None) -> str | None:
     return cursor
 
 
-def utc_time(field: str, moment: datetime | None) -> datetime | None:
-    """A time without a zone is taken as UTC. Raises InvalidRequest where UTC has no such year."""
-    if moment is None or moment.tzinfo is None:
-        return moment and moment.replace(tzinfo=UTC)
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        message = "must be of the years 1 to 9999 in UTC"
-        raise InvalidRequest(f"{field}: {message}", [FieldError(field, message)]) from error
+# What a list is narrowed to: from the one time on, and before the other.
+After = Annotated[UtcTime | None, Query(description="Made at this time or later")]
+Before = Annotated[UtcTime | None, Query(description="Made before this time")]
 
 
 def page(data: list[Any], next_cursor: str | None) -> dict[str, Any]:

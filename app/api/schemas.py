@@ -1,13 +1,12 @@
 """What requests hold. Answers are the views of the services."""
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.api.deps import Text
+from app.api.deps import Text, UtcTime
 from app.core import limits
 from app.services.decide import EventType
 from app.services.keys import Scope
@@ -16,6 +15,8 @@ T = TypeVar("T")
 
 
 def _web_url(url: str) -> str:
+    if any(char <= " " for char in url):  # of which urlsplit drops some silently
+        raise ValueError("must not contain spaces or control characters")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// URL")
@@ -45,14 +46,6 @@ def _check_nested(value: Any, levels: int) -> None:
     if isinstance(value, dict):
         for each in value.values():
             _check_nested(each, levels - 1)
-
-
-def _utc(moment: datetime) -> datetime:
-    """A time without a zone is taken as UTC."""
-    try:
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("must be of the years 1 to 9999 in UTC") from error
 
 
 WebUrl = Annotated[Text, Field(max_length=limits.URL_CHARS), AfterValidator(_web_url)]
@@ -201,5 +194,5 @@ class EndpointUpdate(Body):
 
 
 class ReplayDead(Body):
-    since: Annotated[datetime, AfterValidator(_utc)] = Field(description="Dead deliveries that were made since then")
+    since: UtcTime = Field(description="Dead deliveries that were made since then")
     endpoint_id: Text | None = Field(None, max_length=64, description="Default: all receivers")

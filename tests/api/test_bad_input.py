@@ -13,7 +13,10 @@ from tests.support.problems import read_problem
 
 GOOD = {"chain": "devnet", "token": "USDC", "amount": "25"}
 JSON = {"content-type": "application/json"}
-LISTS = ["/v1/payments", "/v1/events", "/v1/sweeps", "/v1/webhook_endpoints", "/v1/webhook_deliveries"]
+LISTS = [
+    *("/v1/payments", "/v1/events", "/v1/sweeps", "/v1/webhook_endpoints", "/v1/webhook_deliveries"),
+    *("/v1/chains", "/v1/keys"),
+]
 
 OPERATIONS = [
     (method.upper(), path)
@@ -121,6 +124,9 @@ def wrong(code: str, **changed: Any) -> Any:
         wrong("validation_error", redirect_url="https://"),
         wrong("validation_error", redirect_url="https://[::1"),
         wrong("validation_error", redirect_url="https://shop.example.com/\x00"),
+        wrong("validation_error", redirect_url="https://shop.example.com/\n"),
+        wrong("validation_error", redirect_url="https://shop.example.com/thank you"),
+        wrong("validation_error", webhook_url="https://shop.example.com/\thooks"),
         wrong("validation_error", redirect_url="https://shop.example.com/" + "x" * 2000),
         wrong("validation_error", webhook_url="ftp://shop.example.com/"),
         wrong("validation_error", webhook_url="not a url"),
@@ -350,6 +356,7 @@ async def test_a_weird_page_is_refused(shared_client: httpx.AsyncClient, path: s
         "address=0x70997970c51812dc3A010C7d01b50e0d17dc79C8",  # a wrong checksum
         *("created_after=", "created_after=yesterday", "created_after=nan", "created_after=1e300"),
         *("created_after=-99999999999999999999", "created_after=99999999999999999999", "created_after=%00"),
+        *("created_after=1700000000", "created_before=-1"),  # of seconds, or of milliseconds?
         *("created_after=2026-13-01", "created_before=0001-01-01T00:00:00%2B23:59"),
         "created_after=9999-12-31T23:59:59-23:59",
     ],

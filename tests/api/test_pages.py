@@ -9,13 +9,14 @@ import httpx
 import pytest
 from sqlalchemy import insert
 
+from app.core import limits
 from app.core.clock import utc_now
 from app.core.evm import NATIVE_ASSET
 from app.core.ids import new_id
 from app.db.models import DepositAddress, Event, Payment, PaymentOption
 from app.db.repositories import merchants
 from app.services.gateway import Gateway
-from tests.support.gateway import CHAIN_ID, create_payment
+from tests.support.gateway import CHAIN_ID, Devnet, client_of, create_payment, open_gateway
 
 MANY = 10_000
 INDEX_FROM = 1_000_000
@@ -178,3 +179,22 @@ async def test_the_trail_is_narrowed_by_each_filter(client: httpx.AsyncClient) -
     await client.patch(f"/v1/webhook_endpoints/{endpoint['id']}", json={"enabled": False})
     [disabled] = (await client.get("/v1/events", params={"type": "webhook_endpoint.disabled"})).json()["data"]
     assert (disabled["payment_id"], disabled["data"]["id"]) == (None, endpoint["id"])
+
+
+async def test_chains_come_in_pages_too_in_the_order_of_the_settings(
+    db_url: str, redis_url: str, devnet: Devnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RPC_ATTEMPTS", 1)
+    away = [
+        devnet.chain(name=name, chain_id=number, rpc_urls=("http://127.0.0.1:9",))
+        for number, name in ((1, "b"), (2, "a"))
+    ]
+    async with open_gateway(db_url, redis_url, devnet.chain(), *away) as gateway, client_of(gateway) as client:
+        assert [chain["name"] for chain in (await client.get("/v1/chains")).json()["data"]] == ["devnet", "b", "a"]
+        seen, cursor = [], None
+        while not seen or cursor is not None:
+            params = {"limit": 2} if cursor is None else {"limit": 2, "cursor": cursor}
+            answer = (await client.get("/v1/chains", params=params)).json()
+            seen.append([chain["name"] for chain in answer["data"]])
+            cursor = answer["next_cursor"]
+        assert seen == [["devnet", "b"], ["a"]]

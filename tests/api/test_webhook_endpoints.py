@@ -443,6 +443,8 @@ async def test_another_merchants_endpoints_cannot_be_rotated_tested_or_replayed(
         {},
         {"since": "yesterday"},
         {"since": None},
+        {"since": 1_700_000_000},
+        {"since": "1700000000"},
         {"since": "0001-01-01T00:00:00+14:00"},
         {"since": "2020-01-01", "all": 1},
     ],

@@ -1,12 +1,24 @@
 """`/v1/events` and a payment's events"""
 
 import re
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from app.api.deps import CallerDep, Cursor, GatewayDep, Limit, Text, after_id, known_id, needs, page, path_id, utc_time
+from app.api.deps import (
+    After,
+    Before,
+    CallerDep,
+    Cursor,
+    GatewayDep,
+    Limit,
+    Text,
+    after_id,
+    known_id,
+    needs,
+    page,
+    path_id,
+)
 from app.api.schemas import Page
 from app.core import limits
 from app.core.errors import FieldError, InvalidRequest
@@ -22,8 +34,8 @@ async def list_events(
     caller: CallerDep,
     type: Annotated[AnyEventType | None, Query()] = None,  # noqa: A002 the parameter's public name
     payment_id: Annotated[Text | None, Query(max_length=64)] = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: After = None,
+    created_before: Before = None,
     limit: Limit = limits.PAGE_DEFAULT,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
@@ -31,8 +43,8 @@ async def list_events(
     wanted = EventFilter(
         type=type,
         payment_id=None if payment_id is None else known_id(payment_id),
-        created_after=utc_time("created_after", created_after),
-        created_before=utc_time("created_before", created_before),
+        created_after=created_after,
+        created_before=created_before,
     )
     async with gateway.context.db.read() as session:
         return page(*await events.list_of_merchant(session, caller.merchant_id, wanted, after_id(cursor), limit))

@@ -1,6 +1,5 @@
 """`/v1/payments`"""
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -8,6 +7,8 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.api.deps import (
+    After,
+    Before,
     CallerDep,
     Cursor,
     GatewayDep,
@@ -18,7 +19,6 @@ from app.api.deps import (
     needs,
     page,
     path_id,
-    utc_time,
 )
 from app.api.errors import problem_responses
 from app.api.idempotent import answer_once, answered_before, claim_of, replayed
@@ -99,8 +99,8 @@ async def list_payments(
     chain: Annotated[Text | None, Query(max_length=64)] = None,
     token: Annotated[Text | None, Query(max_length=64, description="Symbol or contract address")] = None,
     address: Annotated[Text | None, Query(max_length=64)] = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: After = None,
+    created_before: Before = None,
     limit: Limit = limits.PAGE_DEFAULT,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
@@ -113,8 +113,8 @@ async def list_payments(
         token_symbol=None if is_contract else token,
         token_address=_address("token", token) if is_contract else None,
         address=_address("address", address),
-        created_after=utc_time("created_after", created_after),
-        created_before=utc_time("created_before", created_before),
+        created_after=created_after,
+        created_before=created_before,
     )
     async with gateway.context.db.read() as session:
         views, next_cursor = await payments.list_page(

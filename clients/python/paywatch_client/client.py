@@ -186,7 +186,7 @@ class Paywatch:
             attempt += 1
 
     def list_chains(self) -> list[Chain]:
-        page: Page[Chain] = self._send(_Call("GET", "/v1/chains"))
+        page: Page[Chain] = self._send(_Call("GET", "/v1/chains", {"limit": 100}))
         return page["data"]
 
     def create_webhook_endpoint(self, url: str, event_types: list[str] | None = None) -> WebhookEndpoint:
@@ -301,7 +301,7 @@ class AsyncPaywatch:
             attempt += 1
 
     async def list_chains(self) -> list[Chain]:
-        page: Page[Chain] = await self._send(_Call("GET", "/v1/chains"))
+        page: Page[Chain] = await self._send(_Call("GET", "/v1/chains", {"limit": 100}))
         return page["data"]
 
     async def create_webhook_endpoint(self, url: str, event_types: list[str] | None = None) -> WebhookEndpoint:
