@@ -58,7 +58,7 @@ async def test_an_unknown_path_is_a_problem(shared_client: httpx.AsyncClient, me
         ("POST", "/v1/chains", {"GET"}),
         ("PUT", "/v1/payments", {"GET", "POST"}),
         ("POST", "/v1/webhook_endpoints/whe_01J00000000000000000000000", {"GET", "PATCH", "DELETE"}),
-        ("POST", "/health/live", {"GET"}),
+        ("POST", "/health/live", {"GET", "HEAD"}),
     ],
 )
 async def test_a_wrong_method_is_a_problem_that_names_the_right_one(
@@ -67,6 +67,11 @@ async def test_a_wrong_method_is_a_problem_that_names_the_right_one(
     response = await shared_client.request(method, path)
     read_problem(response, 405, "method_not_allowed")
     assert set(response.headers["allow"].split(", ")) == allowed
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/health", "/metrics"])
+async def test_a_monitor_may_ask_by_head(shared_client: httpx.AsyncClient, path: str) -> None:
+    assert (await shared_client.head(path)).status_code == 200
 
 
 async def test_a_callers_request_id_comes_back(shared_client: httpx.AsyncClient) -> None:
