@@ -48,7 +48,9 @@ def _check_nested(value: Any, levels: int) -> None:
             _check_nested(each, levels - 1)
 
 
-WebUrl = Annotated[Text, Field(max_length=limits.URL_CHARS), AfterValidator(_web_url)]
+WebUrl = Annotated[
+    Text, Field(max_length=limits.URL_CHARS, json_schema_extra={"format": "uri"}), AfterValidator(_web_url)
+]
 
 
 class Page(BaseModel, Generic[T]):
@@ -68,8 +70,23 @@ ChainName = Annotated[Text, Field(max_length=64, description="Name of a configur
 TokenName = Annotated[
     Text, Field(max_length=64, description="Symbol or contract address; the native symbol for native coin")
 ]
-Amount = Annotated[Text, Field(max_length=limits.AMOUNT_CHARS, description='Decimal string such as "25.50"')]
-Currency = Annotated[Text, Field(pattern=limits.CURRENCY_PATTERN, description="As in the rates, such as USD")]
+Amount = Annotated[
+    Text,
+    Field(
+        max_length=limits.AMOUNT_CHARS,
+        description='Decimal string such as "25.50"',
+        json_schema_extra={"pattern": r"^[0-9]+(\.[0-9]+)?$"},
+    ),
+]
+TOLERANCE_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?%?$"
+Currency = Annotated[
+    Text,
+    Field(
+        pattern=limits.CURRENCY_PATTERN,
+        description="As in the rates, such as USD",
+        json_schema_extra={"pattern": limits.CURRENCY_PATTERN},  # which pydantic leaves out behind a validator
+    ),
+]
 
 
 class PriceAsked(Body):
@@ -89,6 +106,11 @@ class Acceptable(Body):
 def _no_default(schema: dict[str, Any]) -> None:
     """The default is the merchant's."""
     del schema["default"]
+
+
+def _tolerance_schema(schema: dict[str, Any]) -> None:
+    _no_default(schema)
+    schema["pattern"] = TOLERANCE_PATTERN
 
 
 # What JSON Schema says of the two forms, and pydantic does not: a service checks it, and names each field.
@@ -148,7 +170,7 @@ class PaymentCreate(Body):
         max_length=limits.AMOUNT_CHARS,
         description='What may be missing: "0.10" of the asset, with a price of its currency, or "0.5%". '
         "Default: the merchant's",
-        json_schema_extra=_no_default,
+        json_schema_extra=_tolerance_schema,
     )
 
     def given(self, field: str) -> Any:
@@ -179,7 +201,9 @@ class MerchantUpdate(Body):
     )
     confirmation_tiers: list[ConfirmationTier] | None = Field(None, max_length=limits.CONFIRMATION_TIERS)
     expires_in: int | None = Field(None, ge=limits.EXPIRES_IN_MIN_S, le=limits.EXPIRES_IN_MAX_S, strict=True)
-    tolerance: Text | None = Field(None, max_length=limits.AMOUNT_CHARS, description='"0.10" of the asset, or "0.5%"')
+    tolerance: Annotated[Text, Field(json_schema_extra={"pattern": TOLERANCE_PATTERN})] | None = Field(
+        None, max_length=limits.AMOUNT_CHARS, description='"0.10" of the asset, or "0.5%"'
+    )
 
 
 class EndpointCreate(Body):

@@ -118,6 +118,24 @@ def test_an_example_is_right(name: str) -> None:
         assert set(EXAMPLES[name]) == set(DOCUMENT["components"]["schemas"][name]["properties"])
 
 
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("PaymentCreate", {"chain": "devnet", "token": "USDC", "amount": "-1"}),
+        ("PaymentCreate", {"chain": "devnet", "token": "USDC", "amount": "1e3"}),
+        ("PaymentCreate", {"chain": "devnet", "token": "USDC", "amount": "1", "tolerance": "5 %"}),
+        ("PriceAsked", {"amount": "25.", "currency": "USD"}),
+        ("PriceAsked", {"amount": "25", "currency": "US dollars"}),
+        ("MerchantUpdate", {"tolerance": "a tenth"}),
+        ("ConfirmationTier", {"up_to": "100", "currency": "", "confirmations": 1}),
+    ],
+)
+def test_the_document_forbids_money_that_the_api_refuses(name: str, body: dict[str, Any]) -> None:
+    # The API's own refusals are in test_bad_input, test_pricing and test_merchant.
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
+    assert not jsonschema_rs.Draft202012Validator(schema).is_valid(body)
+
+
 def test_whoever_sends_or_gets_a_body_finds_an_example() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     for content in bodies():
