@@ -144,9 +144,9 @@ def path_id(text: str) -> str:
     return text
 
 
-def after_id(cursor: str | None) -> str | None:
-    """The id in a list's cursor. Raises InvalidRequest for anything else."""
-    if cursor is not None and not _ID.fullmatch(cursor):
+def after_id(cursor: str | None, kind: str) -> str | None:
+    """The id in the cursor of a list of `kind`, as its ids begin. Raises InvalidRequest for another list's, too."""
+    if cursor is not None and not (_ID.fullmatch(cursor) and cursor.startswith(f"{kind}_")):
         raise InvalidRequest("cursor is not one of ours", [FieldError("cursor", "must be a next_cursor")])
     return cursor
 

@@ -339,6 +339,7 @@ async def test_a_weird_id_is_not_found(shared_client: httpx.AsyncClient, weird: 
         *("limit=0", "limit=-1", "limit=101", "limit=x", "limit=1e1", "limit=", "limit=1.5", "limit=%D9%A3"),
         "limit=" + "9" * 30,
         *("cursor=", "cursor=x", "cursor=%00", "cursor=%ff", "cursor=1", "cursor=pay_"),
+        "cursor=abc_01J00000000000000000000000",
         *("cursor=" + "x" * 101, "cursor=%F0%9F%98%80", "cursor=pay_01J0000000000000000000000%0A"),
     ],
     ids=lambda query: query[:30],

@@ -47,7 +47,7 @@ async def list_events(
         created_before=created_before,
     )
     async with gateway.context.db.read() as session:
-        return page(*await events.list_of_merchant(session, caller.merchant_id, wanted, after_id(cursor), limit))
+        return page(*await events.list_of_merchant(session, caller.merchant_id, wanted, after_id(cursor, "evt"), limit))
 
 
 @router.get("/v1/payments/{payment_id}/events", response_model=Page[EventView])

@@ -38,7 +38,7 @@ async def list_keys(
 ) -> dict[str, Any]:
     """The merchant's keys, newest first, revoked ones too."""
     async with gateway.context.db.read() as session:
-        return page(*await keys.list_keys(session, caller.merchant_id, after_id(cursor), limit))
+        return page(*await keys.list_keys(session, caller.merchant_id, after_id(cursor, "key"), limit))
 
 
 @router.delete("/{key_id}", status_code=204, responses=problem_responses(409))

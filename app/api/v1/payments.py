@@ -118,7 +118,7 @@ async def list_payments(
     )
     async with gateway.context.db.read() as session:
         views, next_cursor = await payments.list_page(
-            gateway.context, session, caller.merchant_id, wanted, after_id(cursor), limit
+            gateway.context, session, caller.merchant_id, wanted, after_id(cursor, "pay"), limit
         )
     return page(views, next_cursor)
 

@@ -31,7 +31,9 @@ async def list_sweeps(
     """Transactions that move the money of the merchant's payments to the treasury, newest first."""
     wanted = None if payment_id is None else known_id(payment_id)
     async with gateway.context.db.read() as session:
-        return page(*await sweep_log.list_page(session, caller.merchant_id, status, wanted, after_id(cursor), limit))
+        return page(
+            *await sweep_log.list_page(session, caller.merchant_id, status, wanted, after_id(cursor, "swp"), limit)
+        )
 
 
 @router.get("/{sweep_id}", response_model=SweepView, responses=problem_responses(404))

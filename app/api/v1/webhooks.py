@@ -65,7 +65,7 @@ async def list_endpoints(
 ) -> dict[str, Any]:
     """The merchant's receivers, newest first."""
     async with gateway.context.db.read() as session:
-        return page(*await endpoints.list_endpoints(session, caller.merchant_id, after_id(cursor), limit))
+        return page(*await endpoints.list_endpoints(session, caller.merchant_id, after_id(cursor, "whe"), limit))
 
 
 @router.get("/v1/webhook_endpoints/{endpoint_id}", response_model=EndpointView)
@@ -149,7 +149,7 @@ async def list_deliveries(
             status,
             None if payment_id is None else known_id(payment_id),
             None if endpoint_id is None else known_id(endpoint_id),
-            after_id(cursor),
+            after_id(cursor, "dlv"),
             limit,
         )
     return page(views, next_cursor)
