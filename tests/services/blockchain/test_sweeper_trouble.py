@@ -17,6 +17,7 @@ from app.core.evm import checksum
 from app.core.queue import WakeUps, connect
 from app.db.models import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem, Transaction
 from app.db.repositories.outflows import live_treasuries
+from app.services.blockchain.reconcile import reconcile_chain
 from app.services.blockchain.sweeper import Sweeper, asking, release_sweep
 from app.services.blockchain.sweeping.jobs import Plan
 from app.services.blockchain.sweeping.plan import make_plan
@@ -503,6 +504,25 @@ async def test_a_sweep_that_a_reorg_took_back_goes_out_again(swept: Swept, token
     await swept.nothing_hangs()
 
 
+@pytest.mark.parametrize("token", ["ETH", "USDC"])
+async def test_a_reorg_of_a_sweep_that_had_ended_makes_up_no_money(
+    open_swept: OpenSwept, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """Its fee is on the address again where balances are looked at, and is nothing that a customer has sent."""
+    monkeypatch.setattr(limits, "ROTATION_EVERY_S", 0.0)
+    async with open_swept(mode="topup", native="{detect: balances}") as swept:
+        payment = await swept.confirmed(token, "1")
+        await swept.settle(payment)
+        [sweep] = await swept.watch.rows(Sweep, Sweep.kind != "topup")
+        await swept.watch.anvil.reorg(await swept.watch.anvil.block_number() - sweep.block_number + 1)
+        await swept.watch.mine_and_scan()  # a round comes later
+        await swept.settle(payment)
+        seen = await swept.watch.get(payment)
+        assert (seen.flags, len(seen.transactions)) == ([], 1)
+        assert await swept.watch.told(payment) == "created detected confirmed settled reverted settled"
+        assert (await reconcile_chain(swept.watch.context, swept.watch.chain)).differences == ()
+
+
 # --- unknown truth
 
 
@@ -702,6 +722,49 @@ async def test_a_stuck_transfer_is_topped_up_for_its_higher_price(open_swept: Op
         assert [kind for kind, *_ in await swept.story()] == ["topup", "transfer", "topup"]
         assert await swept.treasury_holds("USDC") == 25_000_000
         await swept.nothing_hangs()
+
+
+async def data_fee(anvil: Anvil, wei: int) -> None:
+    """What the OP stack's oracle answers, whatever it is asked; Anvil does not charge it."""
+    oracle = "0x420000000000000000000000000000000000000f"
+    await anvil.rpc("anvil_setCode", oracle, f"0x67{wei:016x}60005260206000f3")
+
+
+async def test_a_stuck_transfer_is_topped_up_for_the_data_fee_of_an_l2_as_well(open_swept: OpenSwept) -> None:
+    async with open_swept(mode="topup") as swept:
+        fee_wei = ETHER // 20
+        await data_fee(swept.watch.anvil, fee_wei)
+        payment = await swept.confirmed()
+        await swept.turn()  # the top-up is mined
+        await swept.round()
+        [_, former] = await swept.attempts()
+        await base_fee(swept.watch.anvil, 100)
+        await swept.watch.scan()
+        await age_attempts(swept)
+        for _ in range(ROUNDS_MAX):
+            await swept.round()
+            *_, last = [each for each in await swept.attempts() if each.sweep_id == former.sweep_id]
+            if last.raw != former.raw:
+                break
+            await swept.watch.mine_and_scan()
+        else:
+            raise AssertionError("not replaced")
+        assert await swept.holds(payment, "ETH") >= last.gas_limit * last.max_fee_units + fee_wei
+        await swept.settle(payment)
+
+
+async def test_stuck_native_coin_leaves_what_the_data_fee_of_an_l2_has_become(swept: Swept) -> None:
+    """Signed before an outage, say, after which Ethereum is dear: kept back is what it takes now."""
+    await data_fee(swept.watch.anvil, ETHER // 1000)
+    payment = await swept.confirmed("ETH", "1")
+    await swept.round()
+    await data_fee(swept.watch.anvil, ETHER // 100)
+    await age_attempts(swept)
+    await swept.round()
+    _, last = await swept.attempts()
+    assert last.value_units + last.gas_limit * last.max_fee_units + ETHER // 100 <= ETHER
+    await data_fee(swept.watch.anvil, 0)
+    await swept.settle(payment)
 
 
 async def test_a_customers_ether_pays_for_no_gas(open_swept: OpenSwept) -> None:
