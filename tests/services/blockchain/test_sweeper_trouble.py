@@ -58,9 +58,9 @@ async def age_attempts(swept: Swept, seconds: float = limits.SWEEP_STUCK_S + 1, 
 
 
 async def age_failures(swept: Swept) -> None:
-    """As if what failed had failed a day ago."""
+    """As if what failed, in part or as a whole, had failed a day ago."""
     async with swept.watch.context.db.write() as session:
-        for sweep in await swept.watch.rows(Sweep, Sweep.status == "failed"):
+        for sweep in await swept.watch.rows(Sweep, Sweep.ended_at.is_not(None), Sweep.error.is_not(None)):
             past = sweep.ended_at - timedelta(days=2)
             await session.execute(update(Sweep).where(Sweep.id == sweep.id).values(ended_at=past))
 
@@ -501,6 +501,25 @@ async def test_a_sweep_that_a_reorg_took_back_goes_out_again(swept: Swept, token
     moved = await swept.treasury_holds(token)
     fees = [sweep.fee_units or 0 for sweep in await swept.watch.rows(Sweep, Sweep.kind == "native")]
     assert moved == int(payment.amount_units) - sum(fees)
+    await swept.nothing_hangs()
+
+
+async def test_a_sweep_waits_for_no_earlier_one_that_had_ended_when_a_reorg_took_it_back(swept: Swept) -> None:
+    """Both are of one deposit address: the later nonce would have to wait for ever."""
+    payment = await swept.confirmed("ETH", "1")
+    await swept.settle(payment)
+    [ended] = await swept.watch.rows(Sweep)
+    more = await swept.watch.pay(payment, ETHER)
+    raw = await swept.watch.raw(more)
+    await swept.watch.mine_and_scan(3)
+    await swept.turn()
+    await swept.round()
+    assert [(nonce, status) for _, status, nonce, _ in await swept.story()] == [(0, "confirmed"), (1, "mined")]
+    await swept.watch.anvil.reorg(await swept.watch.anvil.block_number() - ended.block_number + 1)
+    await swept.watch.anvil.rpc("eth_sendRawTransaction", raw)
+    await swept.watch.mine_and_scan()
+    await swept.settle(payment)
+    assert all(row.swept for row in await swept.watch.rows(Transaction, Transaction.canonical))
     await swept.nothing_hangs()
 
 
