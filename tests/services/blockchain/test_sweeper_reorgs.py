@@ -1,5 +1,6 @@
 """Goal: under reorgs of every depth, with kills, all money is swept, each payment settled, and nothing is made up."""
 
+import asyncio
 import os
 import random
 from collections import Counter
@@ -18,7 +19,7 @@ from app.services.views import PaymentView
 from tests.services.blockchain.killer import Killed, Killer
 from tests.services.blockchain.requests import Requests
 from tests.services.blockchain.sweeping import ETHER, ROUNDS_MAX, OpenSwept, Swept
-from tests.services.blockchain.test_sweeper_trouble import age_attempts, age_failures
+from tests.services.blockchain.test_sweeper_trouble import age_attempts, age_failures, base_fee
 from tests.support.anvil import AnvilError
 
 SEEDS = os.environ.get("SEEDS", "0:1")  # more of them when something about sweeps or reorgs changes
@@ -26,7 +27,7 @@ TURNS = 60
 PAYMENTS_MAX = 8
 DEEPEST = 12  # blocks of a reorg: four times the confirmations that end a sweep
 CHANCES = {"pay": 3, "pay again": 1, "mine": 10, "block": 3, "round": 8, "kill a round": 3, "kill a step": 2}
-CHANCES |= {"reorg": 2, "backup": 1}
+CHANCES |= {"reorg": 2, "backup": 1, "base fee": 2, "later": 2, "two rounds": 2}
 
 
 @dataclass
@@ -63,6 +64,12 @@ class Story:
                 await (self.round() if what == "kill a round" else watch.step())
         elif what == "reorg":
             await self.reorg()
+        elif what == "base fee":
+            await base_fee(watch.anvil, self.dice.choice([1, 5, 30]))
+        elif what == "later":
+            await age_attempts(self.swept, limits.SWEEP_STUCK_S + 1, broadcast=True)
+        elif what == "two rounds":
+            await asyncio.gather(self.round(), self.round(), watch.step())
         elif what == "backup":
             await backup_pass(watch.context, watch.chain)
 

@@ -619,8 +619,14 @@ async def test_the_gas_account_goes_on_behind_a_nonce_that_it_did_not_give_out(s
     assert [nonce for _, _, nonce, _ in await swept.story()] == [1, 2, 3]
 
 
-async def test_a_nonce_that_was_left_out_is_filled(swept: Swept) -> None:
-    """What used it was undone by a reorg, and later ones wait for it."""
+async def test_a_nonce_that_was_left_out_is_filled(open_swept: OpenSwept) -> None:
+    """What used it was undone by a reorg, and later ones wait for it. Under the ceiling, like everything else."""
+    async with open_swept(max_fee_gwei=1) as swept:
+        await a_nonce_is_filled(swept)
+        assert max(each.max_fee_units for each in await swept.attempts()) <= GWEI
+
+
+async def a_nonce_is_filled(swept: Swept) -> None:
     await swept.round()
     snapshot = await swept.watch.anvil.snapshot()
     await use_nonce(swept, swept.gas_account, to=swept.gas_account)
