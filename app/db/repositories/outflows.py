@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import limits
 from app.core.evm import NATIVE_ASSET
-from app.db.models import NonceLane, Outflow, PaymentOption, Sweep, SweepItem, Transaction
+from app.db.models import BlockHeader, NonceLane, Outflow, PaymentOption, Sweep, SweepItem, Transaction
 from app.db.repositories.chains import upsert
 from app.db.repositories.sweeps import FOLLOWED
 
@@ -156,10 +156,11 @@ async def holdings(
 ) -> dict[tuple[bytes, bytes], int]:
     """What was recorded for addresses up to a block, in base units by (address, asset): received, less what left.
 
-    Native coin has been spent on the gas of outflows and of transactions of ours that moved nothing. A top-up counts
-    from when it is signed, wherever the cursor is: it must never be taken for a customer's money. So does a transfer
-    that only a balance showed, for it may have arrived in an earlier block than the one where it was seen: where blocks
-    are read again, it would be found a second time. Where more left than was recorded, the number is negative.
+    Native coin has been spent on the gas of outflows and of transactions of ours that moved nothing, unless a reorg
+    took these back: then it is there again, and nobody paid it. A top-up counts from when it is signed, wherever the
+    cursor is: it must never be taken for a customer's money. So does a transfer that only a balance showed, for it may
+    have arrived in an earlier block than the one where it was seen: where blocks are read again, it would be found a
+    second time. Where more left than was recorded, the number is negative.
     """
     found: dict[tuple[bytes, bytes], int] = {}
 
@@ -204,11 +205,19 @@ async def holdings(
             Sweep.status.in_(("confirmed", "failed")),
             Sweep.fee_units.is_not(None),
             Sweep.block_number <= upto,
+            _in_our_chain(),
         )
         for account, tx_hash, fee in await session.execute(in_vain):
             if (account, tx_hash) not in paid_for:
                 add(account, NATIVE_ASSET, -(fee or 0))
     return found
+
+
+def _in_our_chain() -> ColumnElement[bool]:
+    """Whether a sweep's block is one that was scanned; below the kept headers nothing is undone."""
+    at_height = and_(BlockHeader.chain_id == Sweep.chain_id, BlockHeader.number == Sweep.block_number)
+    lowest = select(func.min(BlockHeader.number)).where(BlockHeader.chain_id == Sweep.chain_id).scalar_subquery()
+    return or_(exists().where(at_height, BlockHeader.hash == Sweep.block_hash), Sweep.block_number < lowest)
 
 
 def _chunks(values: Collection[bytes]) -> Iterator[list[bytes]]:

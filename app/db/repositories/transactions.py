@@ -46,12 +46,14 @@ async def replace_balances(session: AsyncSession, news: list[dict[str, Any]], po
     """Take native transfers that were found by their transaction out of the `balance` transfers that stood for them.
 
     In the same database transaction as their insertion, so nothing counts twice. A balance transfer that is used up is
-    deleted: it was never a transfer of its own.
+    deleted: it was never a transfer of its own. What was verified and noted of the money stays so under its new name:
+    nobody is told of it again, and no payment that it confirmed falls back.
     """
     for row in news:
         if row["asset"] != NATIVE_ASSET or row["position"] == position:
             continue
         remaining = row["amount_units"]
+        verified = noted = True
         query = (
             select(Transaction)
             .where(
@@ -65,10 +67,16 @@ async def replace_balances(session: AsyncSession, news: list[dict[str, Any]], po
         )
         for stand_in in list(await session.scalars(query)):
             taken = min(stand_in.amount_units, remaining)
+            if taken == 0:
+                break
+            verified, noted = verified and stand_in.verified, noted and stand_in.noted
             remaining -= taken
             stand_in.amount_units -= taken
             if stand_in.amount_units == 0:
                 await session.delete(stand_in)
+        if remaining == 0:
+            found = and_(*(getattr(Transaction, name) == row[name] for name in OBSERVED))
+            await session.execute(update(Transaction).where(found).values(verified=verified, noted=noted))
     await session.flush()
 
 

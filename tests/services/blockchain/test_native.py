@@ -237,6 +237,30 @@ async def test_nothing_counts_twice_when_the_mode_changes(
             await watch.audit(against_node=False)
 
 
+async def test_what_a_balance_confirmed_stays_so_when_its_transaction_is_found(
+    opened: OpenWatch, blind: ProxyNode, anvil: Anvil, forwarder: str
+) -> None:
+    """The money has been there all the time: nobody is told that it went, nor that it came again."""
+    finality = "{depth: 3}"
+    async with opened(rpc_urls=[blind.url], finality=finality, **native("balances")) as watch:
+        payment, late = await watch.create("ETH", "1"), await watch.create("ETH", "1")
+        await watch.cancel(late)
+        for each in (payment, late):
+            await anvil.transact(forwarder, "pay(address)", each.address, value=ETHER)
+        await watch.mine_and_scan(5)
+        assert [row.position for row in await watch.rows(Transaction)] == ["balance"] * 2
+        told = [await watch.told(each) for each in (payment, late)]
+        assert told == ["created detected confirmed settled", "created cancelled late"]
+    async with opened(finality=finality, **native("trace")) as watch:
+        async for outcome in rescan_blocks(watch.context, watch.chain, 1, None):
+            assert outcome.problem is None
+        await watch.mine_and_scan(5)
+        assert [row.position for row in await watch.rows(Transaction)] == ["trace:0"] * 2
+        assert [await watch.told(each) for each in (payment, late)] == told
+        assert (await watch.get(payment)).status == "settled"
+        await watch.audit(against_node=False)
+
+
 # --- balances
 
 

@@ -17,6 +17,7 @@ from app.core.evm import checksum
 from app.core.queue import WakeUps, connect
 from app.db.models import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem, Transaction
 from app.db.repositories.outflows import live_treasuries
+from app.services.blockchain.reconcile import reconcile_chain
 from app.services.blockchain.sweeper import Sweeper, asking, release_sweep
 from app.services.blockchain.sweeping.jobs import Plan
 from app.services.blockchain.sweeping.plan import make_plan
@@ -57,9 +58,9 @@ async def age_attempts(swept: Swept, seconds: float = limits.SWEEP_STUCK_S + 1, 
 
 
 async def age_failures(swept: Swept) -> None:
-    """As if what failed had failed a day ago."""
+    """As if what failed, in part or as a whole, had failed a day ago."""
     async with swept.watch.context.db.write() as session:
-        for sweep in await swept.watch.rows(Sweep, Sweep.status == "failed"):
+        for sweep in await swept.watch.rows(Sweep, Sweep.ended_at.is_not(None), Sweep.error.is_not(None)):
             past = sweep.ended_at - timedelta(days=2)
             await session.execute(update(Sweep).where(Sweep.id == sweep.id).values(ended_at=past))
 
@@ -503,6 +504,44 @@ async def test_a_sweep_that_a_reorg_took_back_goes_out_again(swept: Swept, token
     await swept.nothing_hangs()
 
 
+async def test_a_sweep_waits_for_no_earlier_one_that_had_ended_when_a_reorg_took_it_back(swept: Swept) -> None:
+    """Both are of one deposit address: the later nonce would have to wait for ever."""
+    payment = await swept.confirmed("ETH", "1")
+    await swept.settle(payment)
+    [ended] = await swept.watch.rows(Sweep)
+    more = await swept.watch.pay(payment, ETHER)
+    raw = await swept.watch.raw(more)
+    await swept.watch.mine_and_scan(3)
+    await swept.turn()
+    await swept.round()
+    assert [(nonce, status) for _, status, nonce, _ in await swept.story()] == [(0, "confirmed"), (1, "mined")]
+    await swept.watch.anvil.reorg(await swept.watch.anvil.block_number() - ended.block_number + 1)
+    await swept.watch.anvil.rpc("eth_sendRawTransaction", raw)
+    await swept.watch.mine_and_scan()
+    await swept.settle(payment)
+    assert all(row.swept for row in await swept.watch.rows(Transaction, Transaction.canonical))
+    await swept.nothing_hangs()
+
+
+@pytest.mark.parametrize("token", ["ETH", "USDC"])
+async def test_a_reorg_of_a_sweep_that_had_ended_makes_up_no_money(
+    open_swept: OpenSwept, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """Its fee is on the address again where balances are looked at, and is nothing that a customer has sent."""
+    monkeypatch.setattr(limits, "ROTATION_EVERY_S", 0.0)
+    async with open_swept(mode="topup", native="{detect: balances}") as swept:
+        payment = await swept.confirmed(token, "1")
+        await swept.settle(payment)
+        [sweep] = await swept.watch.rows(Sweep, Sweep.kind != "topup")
+        await swept.watch.anvil.reorg(await swept.watch.anvil.block_number() - sweep.block_number + 1)
+        await swept.watch.mine_and_scan()  # a round comes later
+        await swept.settle(payment)
+        seen = await swept.watch.get(payment)
+        assert (seen.flags, len(seen.transactions)) == ([], 1)
+        assert await swept.watch.told(payment) == "created detected confirmed settled reverted settled"
+        assert (await reconcile_chain(swept.watch.context, swept.watch.chain)).differences == ()
+
+
 # --- unknown truth
 
 
@@ -580,8 +619,14 @@ async def test_the_gas_account_goes_on_behind_a_nonce_that_it_did_not_give_out(s
     assert [nonce for _, _, nonce, _ in await swept.story()] == [1, 2, 3]
 
 
-async def test_a_nonce_that_was_left_out_is_filled(swept: Swept) -> None:
-    """What used it was undone by a reorg, and later ones wait for it."""
+async def test_a_nonce_that_was_left_out_is_filled(open_swept: OpenSwept) -> None:
+    """What used it was undone by a reorg, and later ones wait for it. Under the ceiling, like everything else."""
+    async with open_swept(max_fee_gwei=1) as swept:
+        await a_nonce_is_filled(swept)
+        assert max(each.max_fee_units for each in await swept.attempts()) <= GWEI
+
+
+async def a_nonce_is_filled(swept: Swept) -> None:
     await swept.round()
     snapshot = await swept.watch.anvil.snapshot()
     await use_nonce(swept, swept.gas_account, to=swept.gas_account)
@@ -702,6 +747,49 @@ async def test_a_stuck_transfer_is_topped_up_for_its_higher_price(open_swept: Op
         assert [kind for kind, *_ in await swept.story()] == ["topup", "transfer", "topup"]
         assert await swept.treasury_holds("USDC") == 25_000_000
         await swept.nothing_hangs()
+
+
+async def data_fee(anvil: Anvil, wei: int) -> None:
+    """What the OP stack's oracle answers, whatever it is asked; Anvil does not charge it."""
+    oracle = "0x420000000000000000000000000000000000000f"
+    await anvil.rpc("anvil_setCode", oracle, f"0x67{wei:016x}60005260206000f3")
+
+
+async def test_a_stuck_transfer_is_topped_up_for_the_data_fee_of_an_l2_as_well(open_swept: OpenSwept) -> None:
+    async with open_swept(mode="topup") as swept:
+        fee_wei = ETHER // 20
+        await data_fee(swept.watch.anvil, fee_wei)
+        payment = await swept.confirmed()
+        await swept.turn()  # the top-up is mined
+        await swept.round()
+        [_, former] = await swept.attempts()
+        await base_fee(swept.watch.anvil, 100)
+        await swept.watch.scan()
+        await age_attempts(swept)
+        for _ in range(ROUNDS_MAX):
+            await swept.round()
+            *_, last = [each for each in await swept.attempts() if each.sweep_id == former.sweep_id]
+            if last.raw != former.raw:
+                break
+            await swept.watch.mine_and_scan()
+        else:
+            raise AssertionError("not replaced")
+        assert await swept.holds(payment, "ETH") >= last.gas_limit * last.max_fee_units + fee_wei
+        await swept.settle(payment)
+
+
+async def test_stuck_native_coin_leaves_what_the_data_fee_of_an_l2_has_become(swept: Swept) -> None:
+    """Signed before an outage, say, after which Ethereum is dear: kept back is what it takes now."""
+    await data_fee(swept.watch.anvil, ETHER // 1000)
+    payment = await swept.confirmed("ETH", "1")
+    await swept.round()
+    await data_fee(swept.watch.anvil, ETHER // 100)
+    await age_attempts(swept)
+    await swept.round()
+    _, last = await swept.attempts()
+    assert last.value_units + last.gas_limit * last.max_fee_units + ETHER // 100 <= ETHER
+    await data_fee(swept.watch.anvil, 0)
+    await swept.settle(payment)
 
 
 async def test_a_customers_ether_pays_for_no_gas(open_swept: OpenSwept) -> None:

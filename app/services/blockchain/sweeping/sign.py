@@ -26,6 +26,7 @@ from app.db.repositories import addresses, chains, pauses, sweeps
 from app.db.repositories.sweeps import SweepRecord
 from app.services.blockchain.sweeping.jobs import Job, Refusal
 from app.services.blockchain.sweeping.round import Round
+from app.services.blockchain.sweeping.single import data_fee
 
 log = get_logger(__name__)
 
@@ -209,12 +210,10 @@ async def replace_attempt(round_: Round, record: SweepRecord, balance_wei: int) 
         return None
     action = action_of(last.raw)
     fee_wei = last.gas_limit * fees.max_wei
+    if sweep.account != round_.gas_address:  # all that it holds goes, or it was given no more than this takes
+        fee_wei += await data_fee(round_, action)
     if exact:
-        # The data fee of an L2 stays reserved as it was: what the first value left beside the gas.
-        first = record.attempts[0]
-        held = min(record.items[0].amount_units, balance_wei)
-        reserved = record.items[0].amount_units - first.value_units - first.gas_limit * first.max_fee_units
-        value_wei = held - fee_wei - reserved
+        value_wei = min(record.items[0].amount_units, balance_wei) - fee_wei
         if value_wei <= 0:
             return None  # what was there is gone, or is less than its fee now; the bytes that are out stay
         action = Action(action.to, value_wei, action.data)

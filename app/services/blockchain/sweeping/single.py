@@ -178,7 +178,7 @@ async def plan_filler(round_: Round, plan: Plan, budget: GasBudget) -> None:
         nonce=round_.gas.nonce,
         action=action,
         gas=await estimate(round_.endpoint, round_.gas_address, action),
-        fees=round_.fees,
+        fees=round_.capped(round_.fees),
     )
     if budget.refuses(job) is None:
         plan.jobs.append(job)

@@ -1,6 +1,6 @@
 """Follows what was signed until the chain has had its word, whichever of the competing transactions it chose."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from app.blockchain.errors import NodeError, PrunedError
@@ -17,7 +17,7 @@ from app.db.repositories import chains, sweeps
 from app.db.repositories.sweeps import SweepRecord
 from app.services.blockchain.sweeping.jobs import Item
 from app.services.blockchain.sweeping.round import Round
-from app.services.blockchain.sweeping.sign import TAKEN, cancel, forget_block, replace_attempt, send
+from app.services.blockchain.sweeping.sign import TAKEN, cancel, forget_block, reopen, replace_attempt, send
 
 log = get_logger(__name__)
 
@@ -37,6 +37,7 @@ async def track(round_: Round) -> list[Item]:
     for record in records:
         if record not in missing:
             await _mined(round_, record, receipts)
+    await _reopen_earlier(round_, missing, accounts)
     lacking: list[Item] = []
     for record in missing:
         units = await _missing(round_, record, accounts[record.sweep.account])
@@ -120,6 +121,22 @@ def _end(record: SweepRecord, attempt: SweepAttempt, receipt: RawReceipt) -> Non
 
 
 # --- not mined
+
+
+async def _reopen_earlier(round_: Round, missing: Sequence[SweepRecord], accounts: Mapping[bytes, Account]) -> None:
+    """What a sweep has to wait for goes out before it: sweeps of earlier nonces, ended before a reorg took them back.
+
+    The plan does not look at its address while it is under way.
+    """
+    nonces = {account: state.nonce for account, state in accounts.items()}
+    behind = {
+        record.sweep.account: nonces[record.sweep.account]
+        for record in missing
+        if record.sweep.nonce is not None and nonces[record.sweep.account] < record.sweep.nonce
+    }
+    async with round_.context.db.read() as session:
+        undone = await sweeps.ended_from(session, round_.chain.chain_id, behind)
+    await reopen(round_, undone)
 
 
 async def _missing(round_: Round, record: SweepRecord, account: Account) -> int | None:
