@@ -247,6 +247,13 @@ def test_units_run_what_exists_as_nobody_special(unit: str) -> None:
     assert parser["Unit"]["StartLimitIntervalSec"] == "0", "a database may be away for long"
 
 
+def test_the_embedded_redis_is_where_the_doctor_finds_it() -> None:
+    """Its socket is in the folder for temporary files, and another unit does not see a private /tmp."""
+    unit = (ROOT / "deploy/systemd/paywatch.service").read_text()
+    settings = re.findall(r"^(?:Environment|RuntimeDirectory|PrivateTmp)=.*$", unit, re.MULTILINE)
+    assert {"PrivateTmp=yes", "RuntimeDirectory=paywatch", "Environment=TMPDIR=%t/paywatch"} <= set(settings)
+
+
 def environment_files(folder: Path, *arguments: str) -> tuple[list[str], list[str]]:
     """Whose settings `paywatch-run` would give a command, and the command, by what it asks of systemd."""
     fake = folder / "systemd-run"
@@ -261,6 +268,7 @@ def environment_files(folder: Path, *arguments: str) -> tuple[list[str], list[st
     )
     asked = answer.stdout.splitlines()
     begins = asked.index("/bin/sh")
+    assert {"--pty", "--pipe"} <= set(asked[:begins]), "both: a terminal where there is one, else a pipe"
     assert {"--uid=paywatch", "--working-directory=/var/lib/paywatch", "--property=UMask=0077"} <= set(asked[:begins])
     assert not [each for each in asked[:begins] if not each.startswith("--")], "options alone stand before a command"
     prefix = "--property=EnvironmentFile="
