@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,23 @@ def test_the_images_packages_are_those_of_the_tests() -> None:
     assert shipped <= tested
     assert not any(pin.startswith(("pytest", "mypy", "pixeltable")) for pin in shipped)
     assert any(pin.startswith("web3==") for pin in shipped)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the tag of what was compiled here is Linux's")
+def test_what_has_no_wheel_finds_a_compiler_in_the_images_first_stage_alone() -> None:
+    """The slim image has none. What pip compiled here has a plain `linux_…` tag; a wheel from PyPI is `manylinux_…`."""
+    shipped = {re.sub(r"\[.*", "", pin).partition("==")[0] for pin in pins("deploy/requirements.lock")}
+    compiled = {
+        each.name
+        for each in distributions()
+        if re.sub(r"[-_.]+", "-", each.name).lower() in shipped
+        and re.search(r"^Tag: .*-linux_", each.read_text("WHEEL") or "", re.MULTILINE)
+    }
+    first, second = re.split(r"^FROM .*$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    compiler = re.compile(r"apt-get install\b.*\bgcc libc6-dev\b")
+    assert compiled
+    assert compiler.search(first[: first.index("uv pip sync")]), f"without it {compiled} cannot be installed"
+    assert not compiler.search(second)
 
 
 @pytest.mark.parametrize("unit", ["paywatch.service", "paywatch-worker@.service"])
