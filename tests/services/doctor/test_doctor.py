@@ -422,6 +422,21 @@ async def test_the_gas_account_of_a_wallet_that_the_sweeper_no_longer_has_is_no_
         await context.close()
 
 
+async def test_a_disk_that_stops_sqlite_is_named(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes and workers look guilty of it. Shown with higher limits; to root no folder is closed."""
+    found = await system.examine()
+    if system.postgres is not None:
+        assert "disk" not in found
+        return
+    assert_named(found, "disk", "MiB free at ", "", "ok")
+    monkeypatch.setattr("app.core.limits.DOCTOR_DISK_LOW_BYTES", 2**62)
+    assert_named(await system.examine(), "disk", "MiB free at ", "make room", "warning")
+    monkeypatch.setattr("app.core.limits.DOCTOR_DISK_FULL_BYTES", 2**62)
+    assert_named(await system.examine(), "disk", "MiB free at ", "make room")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert_named(await system.examine(), "disk", "cannot be written to by uid", "run it as the user")
+
+
 async def test_a_receiver_that_is_only_probed_makes_nothing_late(system: System) -> None:
     await owe(system)
     async with system.watch.context.db.write() as session:
