@@ -3,6 +3,8 @@
 
 FROM python:3.12-slim-trixie AS build
 WORKDIR /app
+# Some of hdwallet's packages have no wheel, and a slim image has no compiler; the second stage gets none.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN pip install --no-cache-dir --disable-pip-version-check uv==0.13.8
 COPY deploy/requirements.lock deploy/
 RUN uv venv --quiet .venv && uv pip sync --quiet --no-cache --require-hashes deploy/requirements.lock

@@ -1,5 +1,6 @@
-# Needs Python 3.11+ with venv and pip, Node 20+ with npm, and make. Everything else lands in .venv/, node_modules/ and
-# .build/. Stamps remember what was installed from which lock file, so a second run installs nothing.
+# Needs Python 3.11+ with venv and pip, Node 20+ with npm, make, and a C compiler (two of hdwallet's packages have no
+# wheel). Everything else lands in .venv/, node_modules/ and .build/. Stamps remember what was installed from which lock
+# file, so a second run installs nothing.
 
 PYTHON ?= python3
 UV_VERSION := 0.13.8

@@ -13,6 +13,7 @@ from typing import Literal
 from app.core.chains import read_chain_ids
 from app.core.config import load_settings
 from app.core.errors import PaywatchError
+from app.core.terminal import escape_unknown_characters, ignore_closed_output
 from app.db import schema
 from app.db.schema import SchemaError
 from app.db.schema_script import destroyed, script
@@ -20,13 +21,20 @@ from app.db.schema_script import destroyed, script
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    escape_unknown_characters()
     try:
         settings = load_settings()
-        return asyncio.run(_run(options, settings.database_url, _chain_ids(settings.chains_file)))
+        code = asyncio.run(_run(options, settings.database_url, _chain_ids(settings.chains_file)))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        ignore_closed_output()
+        print("migrate.py: its output was not read; `current` tells where the schema is", file=sys.stderr)
     except PaywatchError as error:
         print(f"migrate.py: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("migrate.py: interrupted; `current` tells where the schema is", file=sys.stderr)
+    else:
+        return code
     return 1
 
 

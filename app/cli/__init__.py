@@ -11,6 +11,7 @@ from app.cli.doctor import doctor
 from app.cli.status import status
 from app.core.errors import PaywatchError
 from app.core.logger import configure_logging, get_logger, report_error
+from app.core.terminal import escape_unknown_characters
 from app.services.outages import outage_line
 
 log = get_logger(__name__)
@@ -40,6 +41,7 @@ for command in (status, doctor, rescan, reconcile, backup, restore):
 def main() -> int:
     """Exit code 0: done; 1: not done, and the message on standard error says why; 2: the command was misspelled."""
     configure_logging(None, "INFO")  # until the settings say how
+    escape_unknown_characters()
     try:
         app(prog_name="paywatch")
     except PaywatchError as error:

@@ -15,6 +15,7 @@ from app.cli.installation import opened
 from app.cli.times import parse_time
 from app.core.clock import utc_now
 from app.core.errors import ConfigError
+from app.core.terminal import utf_8_output
 from app.services.export import ExportFormat, export_events
 
 app = typer.Typer(help="The audit trail.", no_args_is_help=True)
@@ -50,6 +51,7 @@ async def _export(
 def _target(file: Path | None) -> Iterator[TextIO]:
     """The file appears under its name once it is whole. Raises ConfigError when it cannot be made, or is there."""
     if file is None:
+        utf_8_output()
         yield sys.stdout
         return
     part = file.with_name(f"{file.name}.part")

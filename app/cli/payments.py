@@ -29,7 +29,7 @@ def show(
     """Show all that is known: state, options, transactions, events with their causes, deliveries and sweeps."""
     found = asyncio.run(_dossier(payment_id))
     if as_json:
-        print(found.model_dump_json(indent=2, by_alias=True))
+        print(found.model_dump_json(indent=2, ensure_ascii=True, by_alias=True))
         return
     _print(found)
 

@@ -19,7 +19,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for pr
     """Show each chain's cursor, payments by status and webhooks due, as the database knows them."""
     found = asyncio.run(_overview())
     if as_json:
-        print(found.model_dump_json(indent=2))
+        print(found.model_dump_json(indent=2, ensure_ascii=True))
         return
     console = Console(soft_wrap=True)
     console.print(_chains_table(found.chains))

@@ -41,10 +41,10 @@ SECRET_SHAPES: Final = re.compile(
 _ROW: Final = re.compile(r"\bDETAIL:\s.*?(?=\n[\s|]*(?:HINT:|\[SQL|\n)|\Z)", re.DOTALL)
 _NESTING_MAX: Final = 4  # deeper than any event of ours; a cycle ends here
 # At INFO httpx logs each request's full URL, at DEBUG web3 each call: both are RPC keys, and thousands of lines.
-# arq logs two lines a job, many jobs a second; alembic its dialects.
+# arq logs two lines a job, many jobs a second; alembic its dialects, plugins, and every sequence that it sees.
 _QUIET_LOGGERS: Final = (
     *("httpx", "httpcore", "web3", "aiohttp", "websockets", "asyncio", "urllib3", "aiosqlite"),
-    *("arq", "alembic.runtime.migration"),
+    *("arq", "alembic"),
 )
 
 

@@ -203,8 +203,8 @@ def _chain_check(view: ChainView) -> Check:
 
 
 async def swept_lanes(context: Context, session: AsyncSession) -> list[NonceLane]:
-    """The gas account's lanes on the chains that are swept."""
-    return [lane for lane in await sweeps.gas_lanes(session) if is_swept(context, lane.chain_id)]
+    """The gas account's lanes on the chains that are swept, one for each."""
+    return [lane for lane in await sweeps.current_gas_lanes(session) if is_swept(context, lane.chain_id)]
 
 
 def is_swept(context: Context, chain_id: int) -> bool:

@@ -66,6 +66,20 @@ async def paused(paywatch: Paywatch) -> bool:
     return "webhooks: paused by" in (await paywatch("status")).out
 
 
+async def test_a_terminal_of_few_characters_shows_what_it_can(folder: Path) -> None:
+    """A chain without a cursor is shown as a dash that Latin-1 has not."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app.cli", "status"),
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONIOENCODING": "latin-1"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert b"\\u2013" in out
+
+
 async def test_a_dry_run_tells_and_changes_nothing(paywatch: Paywatch) -> None:
     answer = await paywatch(*PAUSE, "--dry-run", "--yes")
     assert (answer.code, answer.out) == (0, "would send no webhook any more\n")

@@ -86,7 +86,7 @@ def test_configuring_again_does_not_double_the_lines(capsys: pytest.CaptureFixtu
 
 def test_clients_that_log_full_urls_are_kept_quiet_even_when_debugging() -> None:
     configure_logging("json", "DEBUG")
-    for name in ("httpx", "web3.providers", "websockets.client"):
+    for name in ("httpx", "web3.providers", "websockets.client", "alembic.runtime.plugins"):
         assert not logging.getLogger(name).isEnabledFor(logging.INFO)
 
 

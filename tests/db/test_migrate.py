@@ -77,6 +77,39 @@ async def test_a_whole_life_is_told_in_sentences(database_url: str, tmp_path: Pa
     assert "→ no revision. No table was touched." in (await migrate(database_url, tmp_path, "stamp", "base")).out
 
 
+async def test_output_that_nobody_reads_is_no_traceback(database_url: str, tmp_path: Path) -> None:
+    """As under `| head`, which has ended."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(MIGRATE), "history"),
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "PAYWATCH_DATABASE_URL": database_url},
+            stdout=write,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    finally:
+        os.close(write)
+    _, err = await process.communicate()
+    told = b"migrate.py: its output was not read; `current` tells where the schema is\n"
+    assert (process.returncode, err) == (1, told)
+
+
+async def test_a_terminal_of_few_characters_hides_no_success(database_url: str, tmp_path: Path) -> None:
+    """What was done is told with exit code 0, though the terminal has no arrow."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(MIGRATE), "upgrade"),
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PAYWATCH_DATABASE_URL": database_url, "PYTHONIOENCODING": "latin-1"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert b"Schema: no revision \\u2192 " in out
+
+
 async def test_check_exits_1_when_models_and_schema_differ(db_url: str, tmp_path: Path) -> None:
     await execute(db_url, "DROP INDEX uq_payments_open_order")
     found = await migrate(db_url, tmp_path, "check")

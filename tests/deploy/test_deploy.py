@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,23 @@ def test_the_images_packages_are_those_of_the_tests() -> None:
     assert any(pin.startswith("web3==") for pin in shipped)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the tag of what was compiled here is Linux's")
+def test_what_has_no_wheel_finds_a_compiler_in_the_images_first_stage_alone() -> None:
+    """The slim image has none. What pip compiled here has a plain `linux_…` tag; a wheel from PyPI is `manylinux_…`."""
+    shipped = {re.sub(r"\[.*", "", pin).partition("==")[0] for pin in pins("deploy/requirements.lock")}
+    compiled = {
+        each.name
+        for each in distributions()
+        if re.sub(r"[-_.]+", "-", each.name).lower() in shipped
+        and re.search(r"^Tag: .*-linux_", each.read_text("WHEEL") or "", re.MULTILINE)
+    }
+    first, second = re.split(r"^FROM .*$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    compiler = re.compile(r"apt-get install\b.*\bgcc libc6-dev\b")
+    assert compiled
+    assert compiler.search(first[: first.index("uv pip sync")]), f"without it {compiled} cannot be installed"
+    assert not compiler.search(second)
+
+
 @pytest.mark.parametrize("unit", ["paywatch.service", "paywatch-worker@.service"])
 def test_units_run_what_exists_as_nobody_special(unit: str) -> None:
     parser = configparser.RawConfigParser(strict=False)
@@ -245,6 +263,13 @@ def test_units_run_what_exists_as_nobody_special(unit: str) -> None:
     assert int(service["TimeoutStopSec"]) > 10, "a server ends by itself within 10 s"
     assert service["Restart"] == "always"
     assert parser["Unit"]["StartLimitIntervalSec"] == "0", "a database may be away for long"
+
+
+def test_the_embedded_redis_is_where_the_doctor_finds_it() -> None:
+    """Its socket is in the folder for temporary files, and another unit does not see a private /tmp."""
+    unit = (ROOT / "deploy/systemd/paywatch.service").read_text()
+    settings = re.findall(r"^(?:Environment|RuntimeDirectory|PrivateTmp)=.*$", unit, re.MULTILINE)
+    assert {"PrivateTmp=yes", "RuntimeDirectory=paywatch", "Environment=TMPDIR=%t/paywatch"} <= set(settings)
 
 
 def environment_files(folder: Path, *arguments: str) -> tuple[list[str], list[str]]:
@@ -261,6 +286,7 @@ def environment_files(folder: Path, *arguments: str) -> tuple[list[str], list[st
     )
     asked = answer.stdout.splitlines()
     begins = asked.index("/bin/sh")
+    assert {"--pty", "--pipe"} <= set(asked[:begins]), "both: a terminal where there is one, else a pipe"
     assert {"--uid=paywatch", "--working-directory=/var/lib/paywatch", "--property=UMask=0077"} <= set(asked[:begins])
     assert not [each for each in asked[:begins] if not each.startswith("--")], "options alone stand before a command"
     prefix = "--property=EnvironmentFile="

@@ -90,8 +90,16 @@ async def lock_lane(session: AsyncSession, chain_id: int, account: bytes) -> Non
 
 
 async def gas_lanes(session: AsyncSession) -> Sequence[NonceLane]:
-    """The gas account's lanes, of all chains."""
+    """The lanes of every gas account that a sweeper has ever had, of all chains."""
     return list(await session.scalars(select(NonceLane).where(~NonceLane.is_deposit).order_by(NonceLane.chain_id)))
+
+
+async def current_gas_lanes(session: AsyncSession) -> Sequence[NonceLane]:
+    """Each chain's lane of the gas account that a round looked at last: a sweeper that was once given another wallet's
+    key has left a lane of that one too, which no round looks at again.
+    """
+    query = select(NonceLane).where(~NonceLane.is_deposit).order_by(NonceLane.looked_at.asc().nulls_first())
+    return list({lane.chain_id: lane for lane in await session.scalars(query)}.values())
 
 
 async def used_nonces(session: AsyncSession, chain_id: int, account: bytes, from_nonce: int) -> set[int]:

@@ -10,6 +10,7 @@ from app.services.doctor import (
     chains,
     configuration,
     database,
+    disk,
     integrity,
     nodes,
     pauses,
@@ -37,6 +38,7 @@ class Check:
 CHECKS = (
     Check("secrets", configuration.check_secrets),
     Check("database", database.check_database, ("database",)),
+    Check("disk", disk.check_disk),
     Check("schema", database.check_schema, ("database",)),
     Check("redis", processes.check_redis, ("redis",)),
     Check("wallet", configuration.check_wallet),

@@ -17,9 +17,8 @@ async def check_database(patient: Patient) -> list[Finding]:
         problem = await schema.schema_problem(settings.database_url)
     except SchemaError as error:
         patient.down["database"] = "the database is away"
-        return [
-            failed("database", str(error), "start the database, or mend PAYWATCH_DATABASE_URL; then paywatch doctor")
-        ]
+        mend = "see disk here" if patient.context.db.is_sqlite else "start the database"
+        return [failed("database", str(error), f"{mend}, or mend PAYWATCH_DATABASE_URL; then paywatch doctor")]
     if problem is not None:
         patient.down["schema"] = "the schema is not at head"
     return [ok("database", where)]

@@ -20,7 +20,7 @@ from app.services.doctor.finding import Finding, Patient, failed, ok, warning
 async def check_sweeping(patient: Patient) -> list[Finding]:
     """Frozen sweeps, addresses that cannot be swept, rounds that do not come, and gas that is short."""
     async with patient.context.db.read() as session:
-        lanes = {lane.chain_id: lane for lane in await sweeps.gas_lanes(session)}
+        lanes = {lane.chain_id: lane for lane in await sweeps.current_gas_lanes(session)}
         frozen = await sweeps.frozen(session)
         refused = await sweeps.refused(session, limits.DOCTOR_SWEEP_FAILURES)
         stopped = {state.name for state in (await chains.list_states(session)).values() if state.halt_code is not None}

@@ -40,11 +40,12 @@ from app.db.repositories import delivery_log, diagnosis
 from app.services import doctor, pauses
 from app.services.blockchain import control
 from app.services.blockchain.backup import rescan_blocks
+from app.services.context import open_context
 from app.services.doctor import Check, Finding, admit, examine, make_patient
 from app.services.doctor.configuration import check_wallet
 from app.services.doctor.processes import check_workers
 from app.services.metrics import exposition
-from app.services.status import health
+from app.services.status import health, swept_lanes
 from app.workers.audit import reconcile_task
 from app.workers.listener import Listener
 from app.workers.runner import TASKS
@@ -404,6 +405,36 @@ async def test_a_chain_that_is_halted_has_no_rounds_to_miss(system: System) -> N
     await stop_sweeping(system)
     await halt(system)
     assert failed_of(await system.examine()) - NOBODY == {"chain:devnet", "worker:sweeper"}
+
+
+async def test_the_gas_account_of_a_wallet_that_the_sweeper_no_longer_has_is_no_fault(system: System) -> None:
+    """A sweeper that was given a wrong key has left an empty gas account, at which no round looks again."""
+    rich = to_bytes20(system.watch.anvil.accounts[0])
+    await gas_account(system, account=rich, balance_units=10**18, short_units=0, looked_at=utc_now())
+    for last_byte in (b"\x00", b"\xff"):
+        await gas_account(system, account=last_byte * 20, looked_at=utc_now() - timedelta(hours=1))
+    assert (await system.examine())["gas:devnet"].result == "ok"
+    context = open_context(system.settings, system.chains)
+    try:
+        async with context.db.read() as session:
+            assert [lane.account for lane in await swept_lanes(context, session)] == [rich]
+    finally:
+        await context.close()
+
+
+async def test_a_disk_that_stops_sqlite_is_named(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes and workers look guilty of it. Shown with higher limits; to root no folder is closed."""
+    found = await system.examine()
+    if system.postgres is not None:
+        assert "disk" not in found
+        return
+    assert_named(found, "disk", "MiB free at ", "", "ok")
+    monkeypatch.setattr("app.core.limits.DOCTOR_DISK_LOW_BYTES", 2**62)
+    assert_named(await system.examine(), "disk", "MiB free at ", "make room", "warning")
+    monkeypatch.setattr("app.core.limits.DOCTOR_DISK_FULL_BYTES", 2**62)
+    assert_named(await system.examine(), "disk", "MiB free at ", "make room")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert_named(await system.examine(), "disk", "cannot be written to by uid", "run it as the user")
 
 
 async def test_a_receiver_that_is_only_probed_makes_nothing_late(system: System) -> None:
