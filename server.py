@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app.api import errors, health, openapi
 from app.api.deps import Gateway, running_gateway
@@ -41,13 +42,15 @@ def create_app(gateway: Gateway | None = None) -> FastAPI:
                 )
             yield
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Paywatch",
         version="1",
         summary="Self-hosted crypto payments on EVM chains",
         lifespan=lifespan,
         docs_url="/docs",
         redoc_url=None,
+        static_url="/docs/files",
+        swagger_ui_parameters={"validatorUrl": None},  # else the document's address goes to validator.swagger.io
         webhooks=webhook_router(),
         generate_unique_id_function=lambda route: route.name,  # what generated clients call it
         redirect_slashes=False,  # its Location would have the scheme that we see, which behind a proxy is plain http

@@ -1,5 +1,6 @@
 """Goal: a storefront can be built from the OpenAPI document alone: it is whole, it is right, and it has examples."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,17 @@ async def test_the_document_and_its_page_need_no_key(shared_client: httpx.AsyncC
     assert response.json() == DOCUMENT
     assert DOCUMENT["openapi"].startswith("3.1.")
     assert "/openapi.json" in (await shared_client.get("/docs")).text
+
+
+async def test_the_page_loads_nothing_from_strangers(shared_client: httpx.AsyncClient) -> None:
+    """API keys are typed into it, and the gateway may have no way out."""
+    del shared_client.headers["authorization"]
+    page = await shared_client.get("/docs")
+    urls = re.findall(r"""(?:src|href|url)\s*[=:]\s*['"](.*?)['"]""", page.text)
+    assert len(urls) == 4, page.text
+    for url in urls:
+        assert url.startswith("/"), url
+        assert (await shared_client.get(url)).status_code == 200, url
 
 
 def test_every_call_of_the_contract_is_there() -> None:
