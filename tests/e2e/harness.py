@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from pydantic import SecretStr
 
 from app.blockchain.signer import Signer
 from app.blockchain.wallet import NATIVE_BRANCH, TOKEN_BRANCH
+from devnet.ports import free_port, give_back
 from tests.support.forks import ForkedProgram
 from tests.support.process import ChildProcess
 from tests.support.secrets import DATABASE_PASSWORD, MNEMONIC, RPC_KEY, find_secret
@@ -206,6 +205,7 @@ class House:
         if self._client is not None:
             await self._client.aclose()
         shutil.rmtree(self.folder, ignore_errors=True)
+        give_back(self.port)
         assert_no_secrets(self.programs, shown=self.shown_key)
 
     def logs(self, chars: int = 20_000) -> str:
@@ -357,24 +357,12 @@ def assert_no_secrets(programs: Iterable[Program], *more: str, shown: str = "") 
             assert at < 0, f"{program.name} printed a secret: …{output[max(at - 300, 0) : at + 100]}…"
 
 
-def free_port() -> int:
-    """A port that nobody has, below those that the system gives out by itself, so that nobody is given it later."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
 def children(pid: int) -> list[int]:
     """Processes that a process has started and that have not ended (Linux)."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
+            found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 

@@ -26,6 +26,7 @@ from app.core import limits
 from app.core.queue import WakeUps, connect
 from app.db import schema
 from app.db.engine import Database
+from devnet.ports import free_port
 from tests.e2e.conftest import Devnet
 from tests.e2e.harness import (
     DEADLINE_S,
@@ -35,7 +36,6 @@ from tests.e2e.harness import (
     Program,
     chain_yaml,
     chains_yaml,
-    free_port,
     soon,
     until,
 )

@@ -17,6 +17,7 @@ import yaml
 
 from app.blockchain.errors import NodeError
 from app.blockchain.w3 import NoAnswerError
+from devnet.ports import free_port
 from tests.e2e.conftest import deploy
 from tests.e2e.harness import (
     MNEMONIC,
@@ -27,7 +28,6 @@ from tests.e2e.harness import (
     WEBHOOK_SECRET,
     House,
     Program,
-    free_port,
     soon,
     until,
 )

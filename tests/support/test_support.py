@@ -3,6 +3,8 @@
 import asyncio
 import os
 import secrets
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from standardwebhooks import Webhook
 from app.blockchain.signer import SigningAccount
 from app.blockchain.wallet import from_mnemonic, new_mnemonic
 from app.core.secrets import new_api_key, new_webhook_secret
+from devnet.ports import free_port, give_back, is_free
 from tests.support.anvil import Anvil, AnvilError
 from tests.support.postgres import Postgres
 from tests.support.process import ChildProcess
@@ -31,6 +34,7 @@ from tests.support.secrets import API_KEY, find_secret
 ALICE = "0x00000000000000000000000000000000000A11cE"
 BOB = "0x0000000000000000000000000000000000000B0b"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+IP_LOCAL_PORT_RANGE = 51  # of linux/in.h, since Linux 6.3
 TRANSFER_TOPIC = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef"
 
 
@@ -352,6 +356,31 @@ async def test_waiting_in_vain_says_what_did_arrive(receiver: Receiver) -> None:
         await receiver.wait_for_count(2, timeout_s=0.05)
 
 
+# --- ports
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not keep a port without listening there")
+async def test_a_port_is_given_to_nobody_else_while_its_server_is_away() -> None:
+    """Neither to a server that asks for any port nor to a connection, which have just this one left to be given."""
+    port = free_port()
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", port):
+        assert not is_free(port)
+    only_that = struct.pack("I", port | port << 16)
+    async with Receiver() as receiver:
+        address = "127.0.0.1", int(receiver.url_for("").rpartition(":")[2])
+        for ask in (lambda it: it.bind(("127.0.0.1", 0)), lambda it: it.connect(address)):
+            with socket.socket() as other:
+                try:
+                    other.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, only_that)
+                except OSError:
+                    pytest.skip("this kernel lets nobody choose a range")
+                with pytest.raises(OSError, match=r"[Aa]ddress"):
+                    ask(other)
+    give_back(port)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+
+
 # --- processes
 
 
@@ -366,10 +395,10 @@ def test_a_child_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(tmp_path)},  # its log stays behind
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_alive(int(parent.stdout)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
