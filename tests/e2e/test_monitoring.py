@@ -77,7 +77,7 @@ class System:
 
 
 async def scrape(port: int) -> Exposition:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=60.0) as http:
         response = await http.get(f"http://127.0.0.1:{port}/metrics")
     assert response.status_code == 200
     return read_exposition(response.text)
