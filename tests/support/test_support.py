@@ -313,7 +313,7 @@ def signed(body: str, secret: str = SECRET, message_id: str = "evt_1") -> dict[s
 async def test_the_receiver_tells_a_good_signature_from_a_forged_one(receiver: Receiver) -> None:
     receiver.secret = SECRET
     body = '{"type": "payment.created", "data": {}}'
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60.0) as client:
         await client.post(receiver.url, content=body, headers=signed(body))
         await client.post(receiver.url_for("/other"), content=body + " ", headers=signed(body))
         await client.post(receiver.url, content=body)
@@ -328,7 +328,7 @@ async def test_the_receiver_tells_a_good_signature_from_a_forged_one(receiver: R
 
 async def test_the_receiver_answers_as_it_is_told(receiver: Receiver) -> None:
     receiver.answer(500, Reply(302, headers={"location": "http://127.0.0.1:1/"}), then=204)
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60.0) as client:
         answers = [await client.post(receiver.url, content=b"{}") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [500, 302, 204, 204]
     assert answers[1].headers["location"] == "http://127.0.0.1:1/"
@@ -350,7 +350,7 @@ async def test_the_receiver_can_hang_and_can_be_away(receiver: Receiver) -> None
 
 
 async def test_waiting_in_vain_says_what_did_arrive(receiver: Receiver) -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=60.0) as client:
         await client.post(receiver.url_for("/seen"), content=b"{}")
     with pytest.raises(TimeoutError, match="/seen"):
         await receiver.wait_for_count(2, timeout_s=0.05)
