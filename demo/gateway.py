@@ -22,6 +22,7 @@ CHAIN: Final = "devnet"
 CONFIRMATIONS: Final = 3
 FINALITY_DEPTH: Final = 6
 POLL_INTERVAL_S: Final = 0.2
+REQUEST_TIMEOUT_S: Final = 30.0  # a busy machine takes a while
 STOP_TIMEOUT_S: Final = 12.0  # it promises to end within 10
 LOG_LINES: Final = 20
 
@@ -36,7 +37,10 @@ class Gateway:
     def __init__(self, folder: Path, port: int, node_url: str, token_address: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._client = httpx.AsyncClient(
-            base_url=self.url, headers={"authorization": f"Bearer {API_KEY}"}, trust_env=False
+            base_url=self.url,
+            headers={"authorization": f"Bearer {API_KEY}"},
+            timeout=REQUEST_TIMEOUT_S,
+            trust_env=False,
         )
         chains = folder / "chains.yaml"
         chains.write_text(_chains_yaml(node_url, token_address))

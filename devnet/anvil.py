@@ -23,8 +23,8 @@ REPO_ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS_DIR = REPO_ROOT / "contracts" / "artifacts"
 MNEMONIC = "test test test test test test test test test test test junk"  # Anvil's own default
 
-START_TIMEOUT_S = 20.0
-RECEIPT_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
+RECEIPT_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.01
 # Fixed, so that a transaction that will revert is mined too; an estimate would refuse it.
 CALL_GAS = 3_000_000

@@ -13,8 +13,10 @@ from typing import Any, Self
 import h11
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from devnet.ports import free_port, give_back
+
 READ_BYTES = 65536
-WAIT_TIMEOUT_S = 10.0
+WAIT_TIMEOUT_S = 60.0  # a busy machine takes a while, and a first retry comes after five seconds
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Receiver:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
+        give_back(self._port)
 
     @property
     def url(self) -> str:
@@ -94,8 +97,8 @@ class Receiver:
 
     async def start(self) -> None:
         """Listen; a second start() after stop() takes the same port again."""
+        self._port = self._port or free_port()
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Refuse connections and break the open ones; harmless when it is not running."""

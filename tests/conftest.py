@@ -36,8 +36,14 @@ share_compiled_statements()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first: at the end no worker waits for another's whole installation."""
+    """What takes longest comes first: at the end no worker waits for another's whole installation.
+
+    Its waits are long, for a busy machine, and one test has several: what ends it stands behind them all.
+    """
     items.sort(key=lambda item: "e2e" not in item.path.parts)
+    for item in items:
+        if "e2e" in item.path.parts and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(600))
 
 
 def pytest_collection_finish() -> None:

@@ -107,15 +107,20 @@ class _Worker(Worker):
     def __init__(self, role: str, **settings: Any) -> None:
         super().__init__(**settings)
         self._role, self._id, self._beat_at = role, secrets.token_hex(8), float("-inf")
+        self._beating = asyncio.Lock()  # one that is under way, or begins later, would outlive the farewell
+        self._ends = False
 
     async def record_health(self) -> None:
-        if time.monotonic() - self._beat_at >= limits.HEARTBEAT_S:
-            self._beat_at = time.monotonic()
-            await pulse.beat(self.pool, self._role, self._id)
+        async with self._beating:
+            if not self._ends and time.monotonic() - self._beat_at >= limits.HEARTBEAT_S:
+                self._beat_at = time.monotonic()
+                await pulse.beat(self.pool, self._role, self._id)
 
     async def close(self) -> None:
-        with contextlib.suppress(RedisError, OSError):
-            await pulse.stop(self.pool, self._role, self._id)
+        async with self._beating:
+            self._ends = True
+            with contextlib.suppress(RedisError, OSError):
+                await pulse.stop(self.pool, self._role, self._id)
         await super().close()
 
 

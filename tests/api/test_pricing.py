@@ -223,7 +223,7 @@ async def test_rates_are_asked_outside_of_any_transaction_and_once_for_many(
                 )
                 for n in range(10)
             ]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not page.asked:
                     await asyncio.sleep(0.01)
             answer = await client.post("/v1/payments", json=USDC | {"amount": "25"})

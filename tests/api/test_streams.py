@@ -165,7 +165,7 @@ async def test_streams_end_when_the_server_does(gateway: Gateway) -> None:
     """`serving` ends its server without a bound of its own: with a stream left open it would wait for ever."""
     async with asyncio.timeout(TIMEOUT_S), serving(gateway) as url:
         headers = {"Authorization": f"Bearer {API_KEY}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as http:
             payment = await create_payment(http)
             async with listening(http, payment["id"]) as stream:
                 await stream.event()

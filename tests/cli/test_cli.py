@@ -159,7 +159,7 @@ async def test_listen_verifies_what_comes_and_prints_it(tmp_path: Path, anvil: A
         assert process.stdout is not None
         try:
             url = (await process.stdout.readline()).decode().removeprefix("Listening on ").strip()
-            async with httpx.AsyncClient() as stranger:
+            async with httpx.AsyncClient(timeout=60.0) as stranger:
                 forged = {"webhook-id": "evt_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
                 assert (await stranger.post(url, content=b"{}", headers=forged)).status_code == 401
                 assert (await stranger.post(url, content=b"{}")).status_code == 401
@@ -167,7 +167,7 @@ async def test_listen_verifies_what_comes_and_prints_it(tmp_path: Path, anvil: A
             payment = {"chain": "devnet", "token": "ETH", "amount": "1", "webhook_url": url, "order_id": "A-1"}
             made = await gateway.post("/v1/payments", payment)
             printed = ""
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while f'"id": "{made["id"]}"' not in printed:
                     printed += (await process.stdout.readline()).decode()
                 while not (await gateway.get("/v1/webhook_deliveries?status=delivered"))["data"]:
@@ -203,7 +203,7 @@ async def test_listen_takes_an_endpoints_secret_and_needs_no_installation(tmp_pa
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": Webhook(secret).sign("tst_1", now, body),
         }
-        async with httpx.AsyncClient() as sender:
+        async with httpx.AsyncClient(timeout=60.0) as sender:
             assert (await sender.post(url, content=body, headers=headers)).status_code == 204
             assert (await sender.post(url, content=body + " ", headers=headers)).status_code == 401
         assert (await process.stdout.readline()).decode() == "verified  tst_1  webhook_endpoint.test  whe_1\n"
@@ -252,7 +252,7 @@ async def test_the_operator_makes_lists_and_revokes_keys_and_merchants(tmp_path:
         }
         assert len(secrets) == 2
         async with httpx.AsyncClient(
-            base_url=gateway.url, headers={"authorization": f"Bearer {key}"}, trust_env=False
+            base_url=gateway.url, headers={"authorization": f"Bearer {key}"}, trust_env=False, timeout=60.0
         ) as client:
             await gateway.post("/v1/payments", {"chain": "devnet", "token": "USDC", "amount": "1"})
             assert (await client.get("/v1/payments")).json()["data"] == []  # another merchant's

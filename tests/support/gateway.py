@@ -28,7 +28,7 @@ from app.db.base import Base
 from app.db.engine import Database
 from app.db.models import ApiKey, Merchant
 from app.services.gateway import Gateway, running_gateway
-from devnet.ports import free_port
+from devnet.ports import free_port, give_back
 from server import create_app
 from tests.support.anvil import MNEMONIC, Anvil
 from tests.support.secrets import API_KEY, SECRET_KEY, WEBHOOK_SECRET
@@ -172,6 +172,7 @@ async def serving(gateway: Gateway) -> AsyncIterator[str]:
             gateway.streams.close()
             server.should_exit = True
             await task
+            give_back(port)
 
 
 async def add_merchant(gateway: Gateway, api_key: str, *scopes: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Self
 from aiohttp import ClientSession, web
 
 from devnet.anvil import CALL_TIMEOUT
+from devnet.ports import free_port, give_back
 from tests.support.anvil import Anvil
 
 Call = dict[str, Any]
@@ -34,6 +35,7 @@ class _Server:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+        give_back(self._port)
 
     async def start(self) -> None:
         if self._runner is not None:
@@ -42,10 +44,9 @@ class _Server:
         application.router.add_post("/{path:.*}", self._handle)
         self._runner = web.AppRunner(application, shutdown_timeout=2.0)  # one cut off leaves its connection open
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
-        await site.start()
-        host, self._port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{self._port}"
+        self._port = self._port or free_port()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self.url = f"http://127.0.0.1:{self._port}"
 
     async def stop(self) -> None:
         if self._runner is not None:

@@ -16,7 +16,9 @@ from sqlalchemy.engine import URL, make_url
 
 from tests.support.process import ChildProcess
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
+# Killed before its last checkpoint is written, it leaves processes and shared memory behind, and does not start again.
+STOP_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.01
 # A test database may be lost in a crash of the machine; within one it behaves the same, and several times faster.
 SETTINGS = {"max_connections": "200", "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -77,7 +79,9 @@ class Postgres:
             sockets = ["-h", "", "-k", self._data_dir]
             command = [self._wheel.bin_path / "postgres", "-D", self._data_dir, *sockets, *options]
             # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
-            self._process = ChildProcess(command, stop_signal=signal.SIGINT, user=self._wheel.system_user)
+            self._process = ChildProcess(
+                command, stop_signal=signal.SIGINT, stop_timeout_s=STOP_TIMEOUT_S, user=self._wheel.system_user
+            )
             self._wait_until_ready()
         except BaseException:
             self.stop()

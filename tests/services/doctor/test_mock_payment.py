@@ -1,10 +1,12 @@
 """Goal: a mock payment says at which step it stopped, and whom to start."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from app.core import limits
+from app.services.doctor import mock_payment as mock
 from app.services.doctor.mock_payment import mock_payment
 from app.services.gateway import running_gateway
 from app.services.merchants import make_key
@@ -27,10 +29,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated close:Depreca
 async def test_a_mock_payment_stops_where_nobody_works(
     system: System, monkeypatch: pytest.MonkeyPatch, roles: tuple[str, ...], stops_at: str | None, remedy: str
 ) -> None:
+    told = mock._Run._told
+
+    async def soon_given_up(run: Any, remedy: str) -> None:
+        monkeypatch.setattr(limits, "MOCK_STEP_S", 0.5)
+        await told(run, remedy)
+
     if stops_at == "detected":
         monkeypatch.setattr(limits, "MOCK_STEP_S", 0.5)
     elif stops_at == "webhook":
-        monkeypatch.setattr(limits, "MOCK_STEP_S", 10.0)  # enough for the steps before it
+        monkeypatch.setattr(mock._Run, "_told", soon_given_up)  # the steps before it take their time
     system.configure(webhook_allow_networks="127.0.0.0/8")
     settings, stop = system.settings, asyncio.Event()
     key = await make_key(system.watch.context, None, False, "doctor", ["admin"])
