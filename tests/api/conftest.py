@@ -5,9 +5,19 @@ from tests.support.gateway_fixtures import (
     devnet,
     gateway,
     plain_logging,
+    sender,
     shared_backend,
     shared_client,
     shared_gateway,
 )
 
-__all__ = ["client", "devnet", "gateway", "plain_logging", "shared_backend", "shared_client", "shared_gateway"]
+__all__ = [
+    "client",
+    "devnet",
+    "gateway",
+    "plain_logging",
+    "sender",
+    "shared_backend",
+    "shared_client",
+    "shared_gateway",
+]

@@ -58,9 +58,12 @@ async def list_attempts(session: AsyncSession, sweep_ids: Collection[str]) -> di
 
 
 def _own(merchant_id: str, payment_id: str | None) -> Select[Sweep]:
-    item = (
-        select(SweepItem.id)
+    """Of one payment by its items; of all of a merchant's by looking at each sweep, newest first."""
+    items = (
+        select(SweepItem.sweep_id)
         .join(Payment, Payment.id == SweepItem.payment_id)
-        .where(SweepItem.sweep_id == Sweep.id, Payment.merchant_id == merchant_id)
+        .where(Payment.merchant_id == merchant_id)
     )
-    return select(Sweep).where(exists(item if payment_id is None else item.where(SweepItem.payment_id == payment_id)))
+    if payment_id is not None:
+        return select(Sweep).where(Sweep.id.in_(items.where(SweepItem.payment_id == payment_id)))
+    return select(Sweep).where(exists(items.where(SweepItem.sweep_id == Sweep.id)))
