@@ -91,6 +91,8 @@ GC_THRESHOLDS: Final = (20_000, 20, 50)  # objects, and generations: Python's 70
 
 # Database
 DUMP_TIMEOUT_S: Final = 21_600.0  # a backup or restore; six hours are some hundred gigabytes
+RESTORE_LEAVING_S: Final = 5.0  # what a process that was just stopped has left open on the server ends within this
+RESTORE_LOOK_S: Final = 0.1
 RESTORE_INDEX_GAP: Final = 100_000  # HD indexes skipped after a restore: more than were given out since the backup
 RESTORE_SKIP_MAX: Final = 100_000_000  # a twentieth of all indexes that there are
 DB_POOL_SIZE: Final = 20  # connections of one process that stay open; PostgreSQL allows 100 in all by default

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from sqlalchemy import inspect, make_url, text
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from app.core import limits
 from app.db.models import Base
@@ -37,12 +38,24 @@ async def dump(url: str, part: Path) -> None:
 
 async def check_restore(url: str, replace: bool) -> None:
     """Raises DumpError where somebody is connected, and where a database with rows is not to be replaced."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(DumpError),
+        stop=stop_after_delay(limits.RESTORE_LEAVING_S),
+        wait=wait_fixed(limits.RESTORE_LOOK_S),
+        reraise=True,
+    ):
+        with attempt:
+            await _require_nobody_else(url)
+    if not replace and ADDRESSES in await _tables(url):
+        raise DumpError(f"{show_url(url)} is not empty; replacing it must be asked for (--replace)")
+
+
+async def _require_nobody_else(url: str) -> None:
+    """On a connection of its own each time, for a transaction sees what it saw first. Raises DumpError."""
     async with connect(make_engine(url), url) as connection:
         others = await connection.scalar(text(_OTHERS))
     if others:
         raise DumpError(f"{show_url(url)} has {others} other connections; stop the server and the workers")
-    if not replace and ADDRESSES in await _tables(url):
-        raise DumpError(f"{show_url(url)} is not empty; replacing it must be asked for (--replace)")
 
 
 async def restore(url: str, file: Path, skip: int) -> Replaced:

@@ -17,7 +17,7 @@ from sqlalchemy import func, select, text, update
 
 from app.core import limits
 from app.core.secrets import rotated
-from app.db import dump, dump_sqlite, schema
+from app.db import dump, dump_postgres, dump_sqlite, schema
 from app.db.dump import DumpError
 from app.db.engine import Database
 from app.db.models import (
@@ -532,7 +532,10 @@ async def test_a_table_newer_than_the_backup_does_not_stay_behind(db_url: str, t
     assert any("webhook_attempts" in problem for problem in await schema.check(db_url))
 
 
-async def test_nothing_is_restored_under_a_running_server(db_url: str, tmp_path: Path) -> None:
+async def test_nothing_is_restored_under_a_running_server(
+    db_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RESTORE_LEAVING_S", 0.2)
     file = tmp_path / "backup"
     await dump.dump(db_url, file)
     await fill(db_url, 1)
@@ -545,6 +548,29 @@ async def test_nothing_is_restored_under_a_running_server(db_url: str, tmp_path:
     finally:
         await running.close()
     assert (await payments_and_next_index(db_url))[0] == 1
+
+
+@postgres_only
+async def test_what_a_stopped_server_has_left_open_is_waited_for(
+    db_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL ends a connection a moment after its client has."""
+    monkeypatch.setattr(limits, "RESTORE_LEAVING_S", 60.0)
+    file = tmp_path / "backup"
+    await dump.dump(db_url, file)
+    stopped = Database(db_url)
+    async with stopped.read() as session:
+        await session.execute(text("SELECT 1"))
+    look = dump_postgres._require_nobody_else
+
+    async def stops(url: str) -> None:
+        try:
+            await look(url)
+        finally:
+            await stopped.close()
+
+    monkeypatch.setattr(dump_postgres, "_require_nobody_else", stops)
+    await dump.restore(db_url, file, replace=True)
 
 
 async def test_a_backup_overwrites_nothing_and_leaves_nothing_half(db_url: str, tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ class _Server:
             return
         application = web.Application()
         application.router.add_post("/{path:.*}", self._handle)
-        self._runner = web.AppRunner(application, shutdown_timeout=2.0)  # one cut off leaves its connection open
+        # One cut off leaves its connection open; what still waits for a client that has gone must not wait for ever.
+        self._runner = web.AppRunner(application, shutdown_timeout=2.0, handler_cancellation=True)
         await self._runner.setup()
         self._port = self._port or free_port()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
