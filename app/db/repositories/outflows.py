@@ -167,15 +167,20 @@ async def holdings(
     def add(address: bytes, asset: bytes, units: int) -> None:
         found[address, asset] = found.get((address, asset), 0) + units
 
+    # An address may have any number of transfers; PostgreSQL adds them up exactly, SQLite would make a float of them.
+    adds_up = session.get_bind().dialect.name == "postgresql"
+    units = func.sum(Transaction.amount_units) if adds_up else Transaction.amount_units
     for wanted in _chunks(addresses):
-        received = select(Transaction.recipient, Transaction.asset, Transaction.amount_units).where(
+        received = select(Transaction.recipient, Transaction.asset, units).where(
             Transaction.chain_id == chain_id,
             Transaction.canonical,
             Transaction.recipient.in_(wanted),
             or_(Transaction.block_number <= upto, Transaction.position == BALANCE),
         )
-        for recipient, asset, units in await session.execute(received):
-            add(recipient, asset, units)
+        if adds_up:
+            received = received.group_by(Transaction.recipient, Transaction.asset)
+        for recipient, asset, number in await session.execute(received):
+            add(recipient, asset, number)
         left = select(Outflow).where(
             Outflow.chain_id == chain_id,
             Outflow.canonical,
@@ -197,8 +202,8 @@ async def holdings(
                 Sweep.status.not_in(("failed", "released")),
             )
         )
-        for address, units in await session.execute(topped_up):
-            add(address, NATIVE_ASSET, units)
+        for address, number in await session.execute(topped_up):
+            add(address, NATIVE_ASSET, number)
         in_vain = select(Sweep.account, Sweep.tx_hash, Sweep.fee_units).where(
             Sweep.chain_id == chain_id,
             Sweep.account.in_(wanted),

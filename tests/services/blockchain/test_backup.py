@@ -163,6 +163,18 @@ async def test_reconcile_reports_nothing_when_all_is_well(opened: OpenWatch, anv
         assert (report.differences, report.problem) == ((), None)
 
 
+async def test_reconcile_adds_up_the_largest_amounts_to_the_unit(opened: OpenWatch, anvil: Anvil, usdc: str) -> None:
+    """On PostgreSQL the database does; a float would be off by 10^60."""
+    async with opened(finality=SHALLOW) as watch:
+        payment = await watch.create()
+        for units in (2**255 - 1, 1, 2**254 + 1, 2**254 - 2):
+            await watch.pay(payment, units)
+        await watch.mine_and_scan(4)
+        assert await anvil.call(usdc, "balanceOf(address)", payment.address, returns="uint256") == 2**256 - 1
+        report = await reconcile_chain(watch.context, watch.chain)
+        assert (report.differences, report.problem) == ((), None)
+
+
 async def test_reconcile_reports_each_difference(opened: OpenWatch, liar: ProxyNode, anvil: Anvil) -> None:
     async with opened(rpc_urls=[liar.url], finality=SHALLOW) as watch:
         token, native = await two_payments(watch)
