@@ -207,7 +207,7 @@ def _allowed(request: Request) -> str:
     for route in iter_route_contexts(request.app.routes):
         if route.matches(request.scope)[0] is not Match.NONE:
             methods |= route.methods or set()
-    return ", ".join(sorted(methods))
+    return ", ".join(sorted(methods)) or "GET, HEAD"  # of a file of /docs, which has no route of its own
 
 
 def _message(error: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ FLAGS = (
 def upgrade() -> None:
     op.drop_index("ix_webhook_deliveries_receiver_status", table_name="webhook_deliveries")
     op.drop_index("ix_webhook_deliveries_status_next_attempt_at", table_name="webhook_deliveries")
-    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    is_sqlite = op.get_context().dialect.name == "sqlite"
     _create("ix_webhook_deliveries_pending", "webhook_deliveries", IN_TURN, "status = 'pending'")
     manual = "manual = 1" if is_sqlite else "manual"
     _create("ix_webhook_deliveries_manual", "webhook_deliveries", IN_TURN, f"status = 'pending' AND {manual}")
@@ -52,7 +52,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    if op.get_bind().dialect.name == "sqlite":
+    if op.get_context().dialect.name == "sqlite":
         for name, table, columns, where, _ in FLAGS:
             op.drop_index(name, table_name=table)
             _create(name, table, columns, where)

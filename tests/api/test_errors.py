@@ -59,6 +59,7 @@ async def test_an_unknown_path_is_a_problem(shared_client: httpx.AsyncClient, me
         ("PUT", "/v1/payments", {"GET", "POST"}),
         ("POST", "/v1/webhook_endpoints/whe_01J00000000000000000000000", {"GET", "PATCH", "DELETE"}),
         ("POST", "/health/live", {"GET", "HEAD"}),
+        ("POST", "/docs/files/swagger-ui.css", {"GET", "HEAD"}),
     ],
 )
 async def test_a_wrong_method_is_a_problem_that_names_the_right_one(

@@ -36,7 +36,7 @@ _WHOLE: Final = re.compile(
 )
 
 # The first rows in an index's order, of PostgreSQL and of SQLite, which does not say that it stops there.
-_FIRST: Final = re.compile(r"Limit\n.* Scan .*")
+_FIRST: Final = re.compile(r"Limit\n.* Index (?:Only )?Scan .*")
 _ORDERED: Final = re.compile(r"\ASCAN \w+ USING INDEX .*")
 
 

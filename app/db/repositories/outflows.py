@@ -5,10 +5,20 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from app.core import limits
 from app.core.evm import NATIVE_ASSET
-from app.db.models import BlockHeader, NonceLane, Outflow, PaymentOption, Sweep, SweepItem, Transaction
+from app.db.models import (
+    BlockHeader,
+    NonceLane,
+    Outflow,
+    PaymentOption,
+    Sweep,
+    SweepAttempt,
+    SweepItem,
+    Transaction,
+)
 from app.db.repositories.chains import upsert
 from app.db.repositories.sweeps import FOLLOWED
 
@@ -207,10 +217,10 @@ async def holdings(
         in_vain = select(Sweep.account, Sweep.tx_hash, Sweep.fee_units).where(
             Sweep.chain_id == chain_id,
             Sweep.account.in_(wanted),
-            Sweep.status.in_(("confirmed", "failed")),
+            Sweep.status.in_(("mined", "confirmed", "failed")),
             Sweep.fee_units.is_not(None),
             Sweep.block_number <= upto,
-            _in_our_chain(),
+            or_(_in_our_chain(), _used_since(upto)),
         )
         for account, tx_hash, fee in await session.execute(in_vain):
             if (account, tx_hash) not in paid_for:
@@ -223,6 +233,24 @@ def _in_our_chain() -> ColumnElement[bool]:
     at_height = and_(BlockHeader.chain_id == Sweep.chain_id, BlockHeader.number == Sweep.block_number)
     lowest = select(func.min(BlockHeader.number)).where(BlockHeader.chain_id == Sweep.chain_id).scalar_subquery()
     return or_(exists().where(at_height, BlockHeader.hash == Sweep.block_hash), Sweep.block_number < lowest)
+
+
+def _used_since(upto: int) -> ColumnElement[bool]:
+    """Whether the chain shows a later nonce of a sweep's account: so it has this one too, though in another block than
+    where it was seen. Nodes mostly mine the same transactions again after a reorg.
+    """
+    later = aliased(Sweep)
+    return exists().where(
+        later.chain_id == Sweep.chain_id,
+        later.account == Sweep.account,
+        later.nonce > Sweep.nonce,
+        SweepAttempt.sweep_id == later.id,
+        Outflow.tx_hash == SweepAttempt.tx_hash,
+        Outflow.chain_id == Sweep.chain_id,
+        Outflow.sender == Sweep.account,
+        Outflow.canonical,
+        Outflow.block_number <= upto,
+    )
 
 
 def _chunks(values: Collection[bytes]) -> Iterator[list[bytes]]:

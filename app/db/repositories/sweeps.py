@@ -137,6 +137,21 @@ async def ended_from(session: AsyncSession, chain_id: int, nonces: Mapping[bytes
     return await _records(session, found)
 
 
+async def follow_again(session: AsyncSession, chain_id: int, first: int, last: int, hashes: Collection[bytes]) -> None:
+    """Let sweeps that had ended in one of the blocks `first` to `last`, and in none of these, be looked at again: they
+    are in no block any more, or in another one, where they cost another fee."""
+    await session.execute(
+        update(Sweep)
+        .where(
+            Sweep.chain_id == chain_id,
+            Sweep.status.in_(("confirmed", "failed")),
+            Sweep.block_number.between(first, last),
+            Sweep.block_hash.not_in(hashes),
+        )
+        .values(status="mined", ended_at=None)
+    )
+
+
 async def lock(session: AsyncSession, sweep_id: str) -> SweepRecord | None:
     """A sweep under its row lock."""
     sweep = await session.scalar(select(Sweep).where(Sweep.id == sweep_id).with_for_update())

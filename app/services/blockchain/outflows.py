@@ -22,7 +22,7 @@ from app.core.clock import from_unix
 from app.core.evm import NATIVE_ASSET, hex0x
 from app.core.logger import get_logger
 from app.db.models import Outflow, Transaction
-from app.db.repositories import addresses, outflows, transactions
+from app.db.repositories import addresses, outflows, sweeps, transactions
 from app.services.context import Context
 
 log = get_logger(__name__)
@@ -156,12 +156,15 @@ async def orphan_outflows(session: AsyncSession, chain: Chain, above: int) -> se
     return {row.payment_id for row in orphaned}
 
 
-async def orphan_replaced(session: AsyncSession, chain: Chain, headers: Sequence[Header]) -> set[str]:
+async def orphan_replaced(session: AsyncSession, chain: Chain, headers: Sequence[Header], highest: int) -> set[str]:
     """Take back what stands at these blocks' heights and in none of them; returns the payments.
 
-    Above a cursor that an operator has set back, what was recorded stays until its block is read again.
+    Above a cursor that an operator has set back, what was recorded stays until its block is read again. `highest`: that
+    was ever scanned, and no sweep has ended without its confirmations there.
     """
     first, last, hashes = headers[0].number, headers[-1].number, [header.hash for header in headers]
+    if first <= highest - chain.confirmations_required + 1:
+        await sweeps.follow_again(session, chain.chain_id, first, last, hashes)
     touched = await transactions.orphan_replaced(session, chain.chain_id, first, last, hashes)
     left = await outflows.orphan_replaced(session, chain.chain_id, first, last, hashes)
     await mark_swept(session, chain, {row.sender for row in left})

@@ -106,7 +106,7 @@ async def _write(context: Context, chain: Chain, plan: Plan, findings: Findings)
         if not await surpluses_hold(session, chain, findings.holdings, upto):
             return StepOutcome(progressed=True)  # a backup pass or a rescan credited it meanwhile: look again
         is_reread = bool(headers) and headers[0].number <= state.highest_block
-        replaced = await orphan_replaced(session, chain, headers) if is_reread else set()
+        replaced = await orphan_replaced(session, chain, headers, state.highest_block) if is_reread else set()
         await chains.insert_headers(session, [header_row(chain, header) for header in headers])
         rows = [transfer_row(chain, *found) for found in findings.transfers]
         news = await transactions.record(session, [row for row in rows if row["position"] != POSITION])

@@ -24,9 +24,12 @@ async def check_disk(patient: Patient) -> list[Finding]:
 def _look(name: str) -> list[Finding]:
     file = Path(name).absolute()
     folder = file.parent
-    if not folder.is_dir():
-        return []  # `database` says that it is not there
-    closed = next((each for each in (folder, file) if each.exists() and not os.access(each, os.W_OK)), None)
+    try:
+        if not folder.is_dir():
+            return []  # `database` says that it is not there
+        closed = next((each for each in (folder, file) if each.exists() and not os.access(each, os.W_OK)), None)
+    except PermissionError:  # in a folder of somebody else, as that of the services is for whoever else asks
+        closed = file
     if closed is not None:
         remedy = "run it as the user that owns it; or mount its disk for writing: the system's log says why it is not"
         return [failed("disk", f"{closed} cannot be written to by uid {os.geteuid()}", remedy)]

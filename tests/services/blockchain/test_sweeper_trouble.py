@@ -13,7 +13,7 @@ from app.blockchain.wallet import AddressDeriver, account_xpub
 from app.core import limits
 from app.core.clock import utc_now
 from app.core.errors import ConfigError
-from app.core.evm import checksum
+from app.core.evm import checksum, hex0x
 from app.core.queue import WakeUps, connect
 from app.db.models import NonceLane, Outflow, Sweep, SweepAttempt, SweepItem, Transaction
 from app.db.repositories.outflows import live_treasuries
@@ -674,6 +674,43 @@ async def test_what_a_node_refuses_for_good_is_given_up_and_planned_anew(swept: 
     fees = (cancelled.fee_units or 0) + (native.fee_units or 0)
     assert await swept.treasury_holds("ETH") == ETHER - fees
     assert checksum(native.account) == payment.address
+
+
+@pytest.mark.parametrize("when", ["before-the-money-moves", "after-it-has-moved"])
+async def test_a_fee_paid_in_vain_counts_in_whichever_block_a_reorg_has_put_it(
+    swept: Swept, requests: Requests, when: str
+) -> None:
+    """Nodes mostly mine the same transactions again. Else the payment would wait for ever for that fee to come back."""
+    watch = swept.watch
+    payment = await swept.confirmed("ETH", "1")
+    requests.on_answer = refuse_all(swept, "transaction type not supported")
+    for _ in range(2):
+        await swept.round()
+    requests.on_answer = None
+    for _ in range(6):
+        await swept.turn()
+    await age_failures(swept)
+    if when == "after-it-has-moved":
+        await swept.settle(payment)
+    mined = await watch.rows(Sweep, Sweep.block_number.is_not(None))
+    first = min(sweep.block_number or 0 for sweep in mined)
+    again = [(await raw_of(swept, sweep), (sweep.block_number or 0) - first + 1) for sweep in mined]
+    depth = await watch.anvil.block_number() - first + 1
+    await watch.anvil.mine(2)
+    await watch.anvil.reorg(depth + 2, again)
+    await watch.mine_and_scan(3)
+    await swept.round()
+    await age_failures(swept)
+    await swept.settle(payment)
+    assert [status for _, status, *_ in await swept.story()] == ["failed", "confirmed"]
+    for sweep in await watch.rows(Sweep):
+        assert (await watch.anvil.block(sweep.block_number or 0))["hash"] == hex0x(sweep.block_hash or b"")
+    assert (await reconcile_chain(watch.context, watch.chain)).differences == ()
+
+
+async def raw_of(swept: Swept, sweep: Sweep) -> str:
+    [raw] = [attempt.raw for attempt in await swept.attempts() if attempt.tx_hash == sweep.tx_hash]
+    return hex0x(raw)
 
 
 def refuse_all(swept: Swept, words: str) -> Callable[[set[str], bytes], Awaitable[bytes]]:

@@ -41,7 +41,7 @@ from app.services import doctor, pauses
 from app.services.blockchain import control
 from app.services.blockchain.backup import rescan_blocks
 from app.services.context import open_context
-from app.services.doctor import Check, Finding, admit, examine, make_patient
+from app.services.doctor import Check, Finding, admit, disk, examine, make_patient
 from app.services.doctor.configuration import check_wallet
 from app.services.doctor.processes import check_workers
 from app.services.metrics import exposition
@@ -424,6 +424,13 @@ async def test_the_gas_account_of_a_wallet_that_the_sweeper_no_longer_has_is_no_
         await context.close()
 
 
+class OutOfReach(type(Path())):  # type: ignore[misc]
+    """In a folder that lets nobody look into it."""
+
+    def is_dir(self) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+
 async def test_a_disk_that_stops_sqlite_is_named(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes and workers look guilty of it. Shown with higher limits; to root no folder is closed."""
     found = await system.examine()
@@ -435,8 +442,12 @@ async def test_a_disk_that_stops_sqlite_is_named(system: System, monkeypatch: py
     assert_named(await system.examine(), "disk", "MiB free at ", "make room", "warning")
     monkeypatch.setattr("app.core.limits.DOCTOR_DISK_FULL_BYTES", 2**62)
     assert_named(await system.examine(), "disk", "MiB free at ", "make room")
-    monkeypatch.setattr("os.access", lambda *_: False)
-    assert_named(await system.examine(), "disk", "cannot be written to by uid", "run it as the user")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        assert_named(await system.examine(), "disk", "cannot be written to by uid", "run it as the user")
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "Path", OutOfReach)
+        assert_named(await system.examine(), "disk", "cannot be written to by uid", "run it as the user")
 
 
 async def test_a_receiver_that_is_only_probed_makes_nothing_late(system: System) -> None:

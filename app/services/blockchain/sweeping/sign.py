@@ -313,16 +313,17 @@ async def reopen(round_: Round, records: Sequence[SweepRecord]) -> None:
             now = await sweeps.lock(session, record.sweep.id)
             if now is None or now.sweep.status != record.sweep.status or not now.attempts:
                 continue
-            others = await sweeps.touching(session, round_.chain.chain_id, [item.address for item in now.items])
-            for item in now.items:
-                item.live = item.address not in others
-            forget_block(now)
+            await back_in_the_pool(session, now)
         log.warning("a reorg took a sweep back", sweep=record.sweep.id, kind=record.sweep.kind)
 
 
-def forget_block(record: SweepRecord) -> None:
-    """The sweep as it was before it was mined."""
+async def back_in_the_pool(session: AsyncSession, record: SweepRecord) -> None:
+    """The sweep as it was before it was mined, under its row lock. Had it ended, others may have its addresses now."""
     sweep = record.sweep
+    ended = [item for item in record.items if not item.live]
+    others = await sweeps.touching(session, sweep.chain_id, [item.address for item in ended])
+    for item in ended:
+        item.live = item.address not in others
     sweep.status = "signed"
     sweep.ended_at = sweep.tx_hash = sweep.block_number = sweep.block_hash = None
     sweep.gas_used = sweep.gas_price_units = sweep.fee_units = None

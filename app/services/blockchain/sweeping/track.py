@@ -17,7 +17,7 @@ from app.db.repositories import chains, sweeps
 from app.db.repositories.sweeps import SweepRecord
 from app.services.blockchain.sweeping.jobs import Item
 from app.services.blockchain.sweeping.round import Round
-from app.services.blockchain.sweeping.sign import TAKEN, cancel, forget_block, reopen, replace_attempt, send
+from app.services.blockchain.sweeping.sign import TAKEN, back_in_the_pool, cancel, reopen, replace_attempt, send
 
 log = get_logger(__name__)
 
@@ -203,10 +203,11 @@ async def _back_in_the_pool(round_: Round, record: SweepRecord) -> SweepRecord:
     """A reorg took its block: the same bytes go out again."""
     seen = record.sweep
     async with round_.context.db.write() as session:
+        await sweeps.lock_lane(session, round_.chain.chain_id, round_.gas_address)
         now = await sweeps.lock(session, seen.id)
         if now is None or (now.sweep.status, now.sweep.block_hash) != (seen.status, seen.block_hash):
             return record
-        forget_block(now)
+        await back_in_the_pool(session, now)
     log.warning("a reorg took a sweep back", sweep=seen.id, kind=seen.kind)
     return now
 
