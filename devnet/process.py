@@ -91,6 +91,8 @@ class ChildProcess:
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers, like a hung machine."""
         self._popen.send_signal(signal.SIGSTOP)
+        if self.is_running:  # until the last of its threads stands still, which may have begun an answer
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         self._popen.send_signal(signal.SIGCONT)

@@ -55,9 +55,13 @@ class Statements:
         found = dict(self._found)
         read: list[str] = []
         async with db.write() as session:
-            if not db.is_sqlite:  # tables are small here, so it would read them whole wherever it may
+            if not db.is_sqlite:  # tables are small here, so it would read them whole wherever it may, once it knows
                 for way in ("seqscan", "hashjoin", "mergejoin"):
                     await session.execute(text(f"SET LOCAL enable_{way} = off"))
+                await session.execute(text("DELETE FROM pg_statistic"))
+                await session.execute(
+                    text("UPDATE pg_class SET relpages = 0, reltuples = -1 WHERE relkind IN ('r', 'i')")
+                )
             raw: Any = (await (await session.connection()).get_raw_connection()).driver_connection
             for sql, values in found.items():
                 if db.is_sqlite:
