@@ -89,6 +89,7 @@ def configure_logging(log_format: Literal["console", "json"] | None, level: str)
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # looked up for each line, not shown
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -17,7 +17,7 @@ from app.db.driver import QuickSession
 from app.db.models import DepositAddress, Payment, PaymentOption
 from app.db.repositories import chains, payments, webhooks
 from app.db.repositories.payments import PaymentFilter, PaymentRecord
-from app.db.repositories.together import insert_together
+from app.db.repositories.together import insert_together, new_row
 from app.db.repositories.webhooks import HeldEndpoint
 from app.services import idempotency
 from app.services.context import Context
@@ -170,7 +170,8 @@ async def _write(
     branch = NATIVE_BRANCH if any(each.asset.is_native for each in quotes) else TOKEN_BRANCH
     index = await context.indexes.next(session)
     address = deriver.address(branch, index)
-    payment = Payment(
+    payment = new_row(
+        Payment,
         id=new_id("pay"),
         merchant_id=merchant_id,
         deposit_address_id=index,
@@ -195,14 +196,15 @@ async def _write(
     story = Story(record, [Change("payment.created", payment_state(context, record))])
     [event] = events_of(context, story, cause, quoted.watched.cursors, now)
     deliveries = deliveries_of(payment, event, endpoints, now)
-    deposit_address = DepositAddress(id=index, branch=branch, address=address, created_at=now)
+    deposit_address = new_row(DepositAddress, id=index, branch=branch, address=address, created_at=now)
     answers = [] if claim is None else [idempotency.answered(claim, 201, event.data)]
     await insert_together(session, [deposit_address, payment, *options, event, *deliveries, *answers])
     return Created(event.data, bool(deliveries))
 
 
 def _option(payment_id: str, position: int, quoted: Quote) -> PaymentOption:
-    return PaymentOption(
+    return new_row(
+        PaymentOption,
         payment_id=payment_id,
         position=position,
         chain=quoted.chain.name,

@@ -2,16 +2,28 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Executable, Select, Table, bindparam, insert, literal_column, select
 from sqlalchemy.orm import class_mapper
+from sqlalchemy.orm.attributes import manager_of_class
 
 from app.db.base import Base
 from app.db.driver import Driver, QuickSession
 
+Row = TypeVar("Row", bound=Base)
+
 # A row's table, and the attributes that it sets with their columns; an id that the database counts is left to it.
 _Shape = tuple[Table, tuple[tuple[str, str], ...]]
+
+
+def new_row(model: type[Row], **values: Any) -> Row:
+    """A row for `insert_together`, without the events by which a session follows an object: they are nine tenths of
+    what the constructor costs (18 µs for a payment), and no session follows this one.
+    """
+    row = manager_of_class(model).new_instance()
+    row.__dict__.update(values)
+    return row
 
 
 async def insert_together(session: QuickSession, rows: Sequence[Base]) -> None:
