@@ -1,12 +1,13 @@
 """Ports on loopback, for servers that must know their port before they listen, or take it again after an outage."""
 
+import os
 import socket
 import sys
 from typing import Final
 
 # Bound and never listening. A server that sets SO_REUSEADDR, as all do, may listen there nevertheless; the system gives
 # the port to nobody who asks for any, neither to listen nor for a connection of its own.
-_RESERVED: Final[dict[int, socket.socket]] = {}
+_RESERVED: Final[dict[int, int]] = {}  # file descriptors by port
 
 
 def is_free(port: int) -> bool:
@@ -28,7 +29,7 @@ def free_port() -> int:
     probe.bind(("127.0.0.1", 0))
     port: int = probe.getsockname()[1]
     if sys.platform == "linux":
-        _RESERVED[port] = probe
+        _RESERVED[port] = probe.detach()
     else:
         probe.close()
     return port
@@ -37,4 +38,4 @@ def free_port() -> int:
 def give_back(port: int) -> None:
     """Let others have it; harmless where it was not reserved."""
     if (held := _RESERVED.pop(port, None)) is not None:
-        held.close()
+        os.close(held)

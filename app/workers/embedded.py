@@ -63,7 +63,7 @@ async def _keep(process: asyncio.subprocess.Process, socket: Path) -> None:
             log.error("embedded redis died", returncode=process.returncode)
             process = await _restart(socket)
     finally:
-        await asyncio.shield(_end(process))
+        await _end(process)
 
 
 async def _restart(socket: Path) -> asyncio.subprocess.Process:
@@ -95,7 +95,7 @@ async def _start(socket: Path) -> asyncio.subprocess.Process:
             while not await _answers(client):  # noqa: ASYNC110 another process tells nobody
                 await asyncio.sleep(limits.JOB_POLL_S)
     except BaseException as error:  # a cancellation too: nobody else knows of the process yet
-        await asyncio.shield(_end(process))
+        await _end(process)
         if isinstance(error, TimeoutError):
             raise ConfigError(f"the embedded Redis ({binary}) did not start") from None
         raise
@@ -110,6 +110,16 @@ async def _answers(client: Redis) -> bool:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
+    """Returns, or raises its own cancellation, when the process is gone."""
+    ending = asyncio.create_task(_stop(process))
+    try:
+        await asyncio.shield(ending)
+    except asyncio.CancelledError:
+        await ending
+        raise
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is not None:
         return
     process.terminate()

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.core import limits
+from app.workers import embedded
 from app.workers.embedded import embedded_redis
 
 
@@ -92,4 +93,22 @@ async def test_a_redis_that_is_just_starting_is_ended_too(starts: Starts, monkey
         monkeypatch.setattr("app.workers.embedded._answers", silent)
         starts.kill()
         await until(lambda: len(starts.processes) > 1)
+    assert all(process.returncode is not None for process in starts.processes)
+
+
+async def test_a_redis_that_is_just_being_ended_is_waited_for(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It did not start in time, and the server ends meanwhile."""
+    begun, goes_on, stop = asyncio.Event(), asyncio.Event(), embedded._stop
+
+    async def slow(process: asyncio.subprocess.Process) -> None:
+        begun.set()
+        await goes_on.wait()
+        await stop(process)
+
+    async with embedded_redis():
+        monkeypatch.setattr(embedded, "_stop", slow)
+        monkeypatch.setattr(limits, "EMBEDDED_REDIS_START_S", 0.0)
+        starts.kill()
+        await begun.wait()
+        asyncio.get_running_loop().call_later(0.1, goes_on.set)
     assert all(process.returncode is not None for process in starts.processes)
